@@ -23,7 +23,7 @@ from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counts import no_counts
-from recserve_server_ext.history.user_histories import RecordedHistory
+from recserve_server_ext.history.recorded_history import RecordedHistory
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.recommend.job import Job

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -43,19 +44,27 @@ def clean(columns: InteractionColumns, rules: HistoryRules) -> tuple[Ints, Count
     (the first one in the columns stays), bots, bounces.
     """
     cleaning = rules.cleaning
-    rated = of_types(columns, rules.rating.types)
-    bounced = of_types(columns, cleaning.bounce_types) & (columns.duration_s < cleaning.bounce_s)
     steps: list[Ints] = [np.arange(len(columns.time_us))]
-    for leave in (~of_types(columns, rules.base), rated & ~np.isfinite(columns.value)):
-        steps.append(steps[-1][~leave[steps[-1]]])
+    steps.append(_without(steps[-1], columns, set(columns.types).difference(rules.base)))
+    steps.append(_without(steps[-1], columns, rules.rating.types, lambda: ~np.isfinite(columns.value)))
     steps.append(_distinct(columns, steps[-1]))
     bots = _bots(columns, steps[-1], cleaning.bot_interactions, cleaning.bot_window_s)
     steps.append(steps[-1][~np.isin(columns.user[steps[-1]], bots)] if len(bots) else steps[-1])
-    steps.append(steps[-1][~bounced[steps[-1]]])
-    read, *left = (len(step) for step in steps)
-    no_weight, missing, duplicates, bot_interactions, bounces = -np.diff([read, *left])
-    counts = map(int, (read, no_weight, missing, duplicates, bot_interactions, len(bots), bounces, left[-1]))
+    steps.append(_without(steps[-1], columns, cleaning.bounce_types, lambda: columns.duration_s < cleaning.bounce_s))
+    lengths = list(map(len, steps))
+    no_weight, missing, duplicates, bot_interactions, bounces = (before - after for before, after in pairwise(lengths))
+    counts = (lengths[0], no_weight, missing, duplicates, bot_interactions, len(bots), bounces, lengths[-1])
     return steps[-1], Counters(*counts)
+
+
+def _without(
+    places: Ints, columns: InteractionColumns, types: Collection[str], which: Callable[[], Mask] | None = None
+) -> Ints:
+    """The places without the interactions of these types: all, or those of a mask over all interactions."""
+    if not any(name in types for name in columns.types):
+        return places
+    leave = of_types(columns, types)
+    return places[~(leave if which is None else leave & which())[places]]
 
 
 def of_types(columns: InteractionColumns, names: Iterable[str]) -> Mask:
@@ -83,8 +92,8 @@ def _distinct(columns: InteractionColumns, places: Ints) -> Ints:
 
 
 def is_newest_first(user: Ints, time_us: Ints) -> bool:
-    """Whether the interactions are sorted by user and then strictly by time, newest first."""
-    return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (time_us[1:] < time_us[:-1]))).all())
+    """Whether the interactions of each user, which are together, are sorted strictly by time, newest first."""
+    return bool(((user[1:] != user[:-1]) | (time_us[1:] < time_us[:-1])).all())
 
 
 def _bots(columns: InteractionColumns, places: Ints, most: int, window_s: float) -> Ints:

@@ -44,9 +44,13 @@ def features(columns: InteractionColumns, places: Ints, rules: HistoryRules) -> 
 
 def same_subject(columns: InteractionColumns, places: Ints) -> tuple[Ints, int]:
     """Group number of each interaction by user and item or text, and the number of groups."""
-    key = columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
-    distinct, group = np.unique(key, return_inverse=True)
+    distinct, group = np.unique(subject_keys(columns, places), return_inverse=True)
     return group, len(distinct)
+
+
+def subject_keys(columns: InteractionColumns, places: Ints) -> Ints:
+    """A number for each interaction, equal for those of the same user with the same item or text."""
+    return columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
 
 
 def fit(columns: InteractionColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:

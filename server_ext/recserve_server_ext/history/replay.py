@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from recserve_server_ext.history.user_histories import (
-    EMPTY_HISTORY,
-    WINDOW,
-    RecordedHistory,
-    UserHistories,
-    recorded_histories,
-)
+from recserve_server_ext.history.recorded_history import EMPTY_HISTORY, RecordedHistory, recorded_histories
+from recserve_server_ext.history.user_histories import WINDOW, UserHistories
 from recserve_server_ext.interactions import reads
 from recserve_server_ext.interactions.comments import with_comments
 

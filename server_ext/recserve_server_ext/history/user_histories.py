@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, pairwise
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from cachetools import LRUCache
 
-from recserve_server_ext.catalogue.view import RowOf
-from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.history.cleaning import of_types
-from recserve_server_ext.history.weights import WeightedInteractions, weigh
+from recserve_server_ext.history.recorded_history import EMPTY_HISTORY, RecordedHistory, recorded_histories
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.columns import InteractionColumns, among
+from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.interactions.reads import Change
@@ -28,138 +23,8 @@ from recserve_server_ext.interactions.writes import KINDS
 WINDOW: Final = 500
 #: Cached behaviours and seen items of all users together.
 MAX_CACHED: Final = 1_000_000
-#: Largest weight of a behaviour; only ratios within a history matter.
-_MAX_WEIGHT: Final = 1e6
-#: Characters of a comment that take as much of the cache as a behaviour.
-_CHARACTERS: Final = 100
-_NO_COMMENTS: Final[Mapping[int, str]] = {}
 #: Seen items of a user and their kinds: two lists of equal length.
 SeenItems = tuple[list[str], list[str]]
-
-
-class RowLookup(Protocol):
-    """Anything that knows the rows of items, such as a catalogue view."""
-
-    @property
-    def row_of(self) -> RowOf:
-        """Item id -> row."""
-        ...
-
-
-class RecordedHistory:
-    """A user's recorded behaviours and seen items; immutable.
-
-    Attributes:
-        subjects: [behaviours] item ids and texts, newest first.
-        is_item: [behaviours] whether the subject is an item.
-        weights: [behaviours] weights by the history rules.
-        newer: [behaviours] number of the user's interactions that are newer.
-        undecayed_weights: [behaviours] weights before decay by age; see the function `undecayed_weights`.
-        time_us: [behaviours] microseconds since 1970.
-        seen: Seen items that are not among the behaviours.
-        comments: Texts about items that have no rating beside them, by position of the behaviour.
-        has_texts: Whether any behaviour is a text.
-        newest_us: Time of the newest behaviour, in microseconds since 1970; 0 for an empty history.
-    """
-
-    __slots__ = (
-        "_rows",
-        "comments",
-        "has_texts",
-        "is_item",
-        "newer",
-        "newest_us",
-        "seen",
-        "subjects",
-        "time_us",
-        "undecayed_weights",
-        "weights",
-    )
-
-    def __init__(
-        self,
-        subjects: list[str],
-        is_item: Mask,
-        weights: Floats,
-        newer: Floats,
-        undecayed_weights: Floats,
-        time_us: Ints,
-        seen: list[str],
-        newest_us: int = 0,
-        comments: Mapping[int, str] = _NO_COMMENTS,
-    ) -> None:
-        self.subjects = subjects
-        self.is_item = is_item
-        self.weights = weights
-        self.newer = newer
-        self.undecayed_weights = undecayed_weights
-        self.time_us = time_us
-        self.seen = seen
-        self.newest_us = newest_us
-        self.comments = comments
-        self.has_texts = not is_item.all()
-        self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
-
-    def take(self, is_kept: Mask) -> RecordedHistory:
-        """The history without some of its behaviours."""
-        return RecordedHistory(
-            list(compress(self.subjects, is_kept.tolist())),
-            self.is_item[is_kept],
-            self.weights[is_kept],
-            self.newer[is_kept],
-            self.undecayed_weights[is_kept],
-            self.time_us[is_kept],
-            self.seen,
-            self.newest_us,
-            among(self.comments, np.flatnonzero(is_kept)),
-        )
-
-    @property
-    def size(self) -> int:
-        """Number of behaviours and seen items; some characters of a comment count as one."""
-        return len(self.subjects) + len(self.seen) + sum(map(len, self.comments.values())) // _CHARACTERS
-
-    def rows_in(self, view: RowLookup) -> tuple[Ints, Ints]:
-        """Rows of the behaviours, and rows of all seen items; cached for the last view.
-
-        Returns:
-            [behaviours] rows, -1 for texts and items that the catalogue lacks; and the distinct rows of all items that
-            the user has seen, those of the behaviours included, ascending.
-        """
-        if not self._is_found_in(view):
-            find_rows([self], view)
-        assert self._rows is not None
-        return self._rows[1], self._rows[2]
-
-    def _is_found_in(self, view: RowLookup) -> bool:
-        # A weak reference: a view holds a snapshot.
-        return self._rows is not None and self._rows[0]() is view
-
-    def _keep_rows(self, view: RowLookup, found: Ints) -> None:
-        rows = found[: len(self.subjects)].copy()
-        if self.has_texts:
-            rows[~self.is_item] = -1
-        seen = np.concatenate([rows, found[len(rows) :]]) if self.seen else rows
-        self._rows = weakref.ref(view), rows, _distinct(seen)
-
-
-def find_rows(histories: Iterable[RecordedHistory], view: RowLookup) -> None:
-    """Look up at once what `rows_in` says of the histories that do not know it for this view."""
-    missing = [history for history in histories if not history._is_found_in(view)]
-    names = list(chain.from_iterable(chain(history.subjects, history.seen) for history in missing))
-    found, start = view.row_of.rows(names), 0
-    for history in missing:
-        end = start + len(history.subjects) + len(history.seen)
-        history._keep_rows(view, found[start:end])
-        start = end
-
-
-def _distinct(rows: Ints) -> Ints:
-    """The distinct rows without -1, ascending; `np.unique` takes twice as long for short arrays."""
-    ascending = np.sort(rows)
-    is_kept = ascending >= 0
-    is_kept[1:] &= ascending[1:] != ascending[:-1]
-    return ascending[is_kept]
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +37,7 @@ class _Cached:
 
 
 class UserHistories:
-    """Reads the histories of a batch of users, with one query for their interactions and one for their seen items.
+    """Reads the histories of a batch of users, with one query for what they did and saw.
 
     Histories are cached, and valid as long as the store's change number of the user is the same. So a read always
     includes what was acknowledged before it. The cache is emptied when any user is erased.
@@ -304,57 +169,6 @@ class UserHistories:
         return LRUCache(self._max_cached, lambda cached: max(cached.history.size, 1))
 
 
-def recorded_histories(
-    columns: InteractionColumns, seen: Sequence[Collection[str]], rules: HistoryRules
-) -> list[RecordedHistory]:
-    """The history of each user, in the order of the columns.
-
-    Args:
-        columns: The newest interactions of each user, newest first, perhaps with comments.
-        seen: [users] all items that each user interacted with.
-        rules: Rules by which interactions become weights.
-
-    Raises:
-        ConfigError: The rules need fitted statistics and have none.
-    """
-    weighted = weigh(columns, rules)
-    weights, newer, undecayed = weighted.weight, weighted.newer.astype(np.float64), undecayed_weights(weighted)
-    names = columns.subjects
-    codes = columns.subject[weighted.index]
-    subjects = list(map(names.__getitem__, codes.tolist()))
-    is_item = columns.is_item[codes]
-    # Both are rarely so: one check for all users costs less than one for each.
-    any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT
-    times = columns.time_us[weighted.index]
-    unrated = np.flatnonzero(~of_types(columns, rules.rating.types)[weighted.index]) if columns.comments else NO_ROWS
-    comments = {int(n): columns.comments[at] for n in unrated if (at := int(weighted.index[n])) in columns.comments}
-    histories = []
-    for (start, end), user_seen in zip(pairwise(weighted.offsets.tolist()), seen, strict=True):
-        own, own_is_item = subjects[start:end], is_item[start:end].copy()
-        items = set(compress(own, own_is_item.tolist()) if any_texts else own)
-        others = [] if items.issuperset(user_seen) else [item for item in user_seen if item not in items]
-        own_weights = _bounded(weights[start:end]) if any_too_heavy else weights[start:end].copy()
-        newest_us = int(times[start:end].max(initial=0))
-        own_past = newer[start:end].copy(), undecayed[start:end].copy()
-        own_times = times[start:end].copy()
-        own_comments = among(comments, np.arange(start, end)) if comments else _NO_COMMENTS
-        histories.append(
-            RecordedHistory(own, own_is_item, own_weights, *own_past, own_times, others, newest_us, own_comments)
-        )
-    return histories
-
-
-def undecayed_weights(weighted: WeightedInteractions) -> Floats:
-    """[kept] weight of each interaction before decay by age: the factor of repeats.
-
-    It is 0 for interaction types without a positive base weight. Ratings do not matter: item-to-item counts know which
-    items users had, not how they liked them.
-    """
-    weights: Floats = weighted.factors["repeats"].copy()
-    weights[weighted.factors["base"] <= 0] = 0.0
-    return weights
-
-
 def repeatable(columns: InteractionColumns, user: int, seen: SeenItems, types: Collection[str]) -> set[str]:
     """Seen items that the user had only interactions of these types with.
 
@@ -378,16 +192,3 @@ def repeatable(columns: InteractionColumns, user: int, seen: SeenItems, types: C
         if kind not in kinds and not (kind not in KINDS.values() and item in recent):
             refused.add(item)
     return set(seen[0]) - refused
-
-
-def _bounded(weights: Floats) -> Floats:
-    """Weights within the bound of requests, with the same ratios."""
-    heaviest = float(np.abs(weights).max(initial=0.0))
-    bounded: Floats = weights.copy() if heaviest <= _MAX_WEIGHT else weights * (1.0 / heaviest)
-    return bounded
-
-
-#: The history of an unknown user.
-EMPTY_HISTORY: Final = RecordedHistory(
-    [], np.empty(0, np.bool_), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64), []
-)

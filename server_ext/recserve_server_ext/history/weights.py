@@ -10,14 +10,15 @@ import numpy as np
 from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.units import ORDINALS_US
-from recserve_server_ext.config.history import FeatureName, HistoryRules, Statistics
+from recserve_server_ext.config.history import FeatureName, HistoryRules
 from recserve_server_ext.history.cleaning import Counters, clean, is_newest_first
-from recserve_server_ext.history.features import CLIP, features, same_subject, standardised
+from recserve_server_ext.history.features import CLIP, features, same_subject, standardised, subject_keys
 from recserve_server_ext.interactions.columns import InteractionColumns
 
 #: Factors of a weight, in the order of their multiplication.
 FACTORS: Final = ("base", "rating", "dwell", "clicks", "amount", "age", "position", "session", "repeats")
 _FEATURES: Final[tuple[FeatureName, ...]] = ("dwell", "clicks", "amount")
+_DECAYS: Final = ("age", "position", "session")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +69,37 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
         raise ConfigError("these rules standardise features and have no statistics; run: recserve interactions fit")
     kept, counters = clean(columns, rules)
     user = columns.user[kept]
-    values = features(columns, kept, rules)
     age_s, newer, session = _recency(user, columns.time_us[kept], rules.session_gap_s)
-    base = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)
-    factors = {"base": base[columns.type[kept]], "rating": _rating(values["rating"], user, columns.users, rules)}
-    factors |= {name: _feature(name, values[name], rules) for name in _FEATURES}
-    factors["age"] = _halved(age_s, rules.half_life_s)
-    factors["position"] = _halved(newer, rules.half_life_interactions)
-    factors["session"] = _halved(session, rules.half_life_sessions)
-    factors["repeats"] = _repeats(columns, kept) if rules.damps_repeats else np.ones(len(kept))
-    weight = np.ones(len(kept))
-    for name in FACTORS:
-        weight = weight * factors[name]
+    ones = np.ones(len(kept))  # of what does not count; not multiplied
+    factors = dict.fromkeys(FACTORS, ones) | _of_features(columns, kept, rules)
+    factors["base"] = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)[columns.type[kept]]
+    half_lives = rules.half_life_s, rules.half_life_interactions, rules.half_life_sessions
+    for name, amount, half_life in zip(_DECAYS, (age_s, newer, session), half_lives, strict=True):
+        if half_life is not None:
+            factors[name] = np.exp2(-amount / half_life)
+    if rules.damps_repeats and (counts := _repeats(columns, kept)) is not None:
+        factors["repeats"] = 1.0 / (1.0 + np.log(counts))
+    weight = factors["base"]
+    for factor in map(factors.__getitem__, FACTORS[1:]):
+        weight = weight if factor is ones else weight * factor
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=columns.users))])
     return WeightedInteractions(offsets, kept, weight, newer, session, factors, counters)
+
+
+def _of_features(columns: InteractionColumns, kept: Ints, rules: HistoryRules) -> dict[str, Floats]:
+    """The factors of ratings and features, as far as these interactions have any and the rules use them."""
+    fitted = rules.fitted
+    scaled = [] if fitted is None else [name for name in _FEATURES if name in rules.features]
+    is_rated = any(name in rules.rating.types for name in columns.types)
+    if not (scaled or is_rated):
+        return {}
+    values = features(columns, kept, rules)
+    factors = {"rating": _rating(values["rating"], columns.user[kept], columns.users, rules)} if is_rated else {}
+    for name in scaled:
+        feature, statistics = rules.features[name], getattr(fitted, name)
+        z_scores = np.nan_to_num(standardised(values[name], feature.method, statistics), nan=0.0)
+        factors[name] = np.exp(feature.strength * z_scores)
+    return factors
 
 
 def _rating(ratings: Floats, user: Ints, users: int, rules: HistoryRules) -> Floats:
@@ -102,26 +120,13 @@ def _rating(ratings: Floats, user: Ints, users: int, rules: HistoryRules) -> Flo
     return np.where(is_rated, factor, 1.0)
 
 
-def _feature(name: FeatureName, values: Floats, rules: HistoryRules) -> Floats:
-    feature = rules.features.get(name)
-    if feature is None or rules.fitted is None:
-        return np.ones(len(values))
-    statistics: Statistics = getattr(rules.fitted, name)
-    scaled = np.nan_to_num(standardised(values, feature.method, statistics), nan=0.0)
-    factor: Floats = np.exp(feature.strength * scaled)
-    return factor
-
-
-def _halved(amount: Ints | Floats, half_life: float | None) -> Floats:
-    factor: Floats = np.ones(len(amount)) if half_life is None else np.exp2(-amount / half_life)
-    return factor
-
-
-def _repeats(columns: InteractionColumns, kept: Ints) -> Floats:
+def _repeats(columns: InteractionColumns, kept: Ints) -> Ints | None:
+    """[kept] how many of the user's interactions have the same item or text; `None` where that is 1 throughout."""
+    ascending = np.sort(subject_keys(columns, kept))
+    if not (ascending[1:] == ascending[:-1]).any():
+        return None
     group, groups = same_subject(columns, kept)
-    count = np.bincount(group, minlength=groups)[group]
-    factor: Floats = 1.0 / (1.0 + np.log(count))
-    return factor
+    return np.bincount(group, minlength=groups)[group]
 
 
 def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Ints]:
@@ -130,7 +135,7 @@ def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Int
         return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     place = np.arange(len(user))
     # Sorted by user, and newest first.
-    order = place if is_newest_first(user, time_us) else np.lexsort([-time_us, user])
+    order = slice(None) if is_newest_first(user, time_us) else np.lexsort([-time_us, user])
     sorted_user, times = user[order], time_us[order]
     is_first = np.append(True, sorted_user[1:] != sorted_user[:-1])
     start = np.maximum.accumulate(np.where(is_first, place, 0))
@@ -138,7 +143,7 @@ def _recency(user: Ints, time_us: Ints, gap_s: float) -> tuple[Floats, Ints, Int
     is_new_time = is_first | (pause_us > 0)
     newer = np.maximum.accumulate(np.where(is_new_time, place, 0)) - start
     sessions = np.cumsum(~is_first & (pause_us > gap_s * 1e6))
-    age_s, rank, session = np.empty(len(order)), np.empty_like(place), np.empty_like(place)
+    age_s, rank, session = np.empty(len(place)), np.empty_like(place), np.empty_like(place)
     is_timed = times >= ORDINALS_US
     age_s[order] = np.where(is_timed, (times[start] - times) / 1e6, 0.0)
     rank[order] = np.where(is_timed, newer, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -12,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recserve_server_ext.common.arrays import Mask, Rows
+from recserve_server_ext.common.arrays import Ints, Mask, Rows
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
 
 #: File of the table of a snapshot's ids.
 ROW_TABLE = "rows_by_id.npy"
 _Table = NDArray[np.uint32]
-#: Rows that were looked up are kept, up to so many, since a look-up in the table costs ten times as much.
+#: Rows of ids that were looked up one by one are kept, up to so many.
 _READY: Final = 65_536
 #: Fewer ids than this are looked up one by one: the arrays of a look-up together take longer.
-_FEW: Final = 24
+_FEW: Final = 64
+#: No more than this are looked up together: the arrays stay in the cache of a core.
+_MOST: Final = 1024
 
 
 class ItemIds(Sequence[str]):
@@ -60,17 +61,19 @@ class ItemIds(Sequence[str]):
         """The UTF-8 bytes of the id of a row that is not negative."""
         return self._bytes[self._starts[row] : self._starts[row + 1]]
 
-    def equals(self, rows: Rows, encoded: Sequence[bytes]) -> Mask:
-        """[n] whether the ids of these rows [n] are these UTF-8 bytes [n]."""
-        starts, lengths = self._start_of_row[rows], np.fromiter(map(len, encoded), np.int64, len(encoded))
-        is_equal = self._start_of_row[rows + 1] - starts == lengths
+    def equals(self, rows: Rows, encoded: bytes, starts: Ints, lengths: Ints) -> Mask:
+        """[n] whether the ids of these rows [n] are the UTF-8 bytes with these starts [n] and lengths [n]."""
+        own = self._start_of_row[rows]
+        is_equal = self._start_of_row[rows + 1] - own == lengths
         # Those of another length are compared with nothing.
-        lengths[~is_equal] = 0
-        given = np.frombuffer(b"".join(compress(encoded, is_equal.tolist())), np.uint8)
+        lengths = np.where(is_equal, lengths, 0)
         ends = np.cumsum(lengths)
-        places = np.repeat(starts - ends + lengths, lengths) + np.arange(len(given))
-        differing = np.concatenate([[0], np.cumsum(self._characters[places] != given)])
-        return np.asarray(is_equal & (differing[ends] == differing[ends - lengths]))
+        firsts = ends - lengths
+        places = np.repeat(starts - firsts, lengths) + np.arange(lengths.sum())
+        stored = self._characters.take(places + np.repeat(own - starts, lengths))
+        given = np.frombuffer(encoded, np.uint8).take(places)
+        differing = np.concatenate([[0], np.cumsum(stored != given)])
+        return np.asarray(is_equal & (differing[ends] == differing[firsts]))
 
 
 class RowTable(Mapping[str, int]):
@@ -119,39 +122,36 @@ class RowTable(Mapping[str, int]):
             row = self._look_up(item_id)
             if row < 0:
                 return default
-            self._keep({item_id: row})
+            # Another thread may keep some, too; then a few more are kept, or a few are looked up again.
+            if len(self._ready) >= _READY:
+                self._ready = {}
+            self._ready[item_id] = row
         return row
 
     def rows(self, item_ids: Sequence[str]) -> Rows:
         """[n] row of each of these ids, -1 for those that are not there."""
-        rows = list(map(self._ready.get, item_ids))
-        if None in rows:
-            places = [place for place, row in enumerate(rows) if row is None]
-            missing = [item_ids[place] for place in places]
-            found = self._looked_up(missing)
-            for place, row in zip(places, found, strict=True):
-                rows[place] = row
-            self._keep({item_id: row for item_id, row in zip(missing, found, strict=True) if row >= 0})
-        return np.array(rows, np.int64)
-
-    def _looked_up(self, item_ids: Sequence[str]) -> list[int]:
         if len(item_ids) < _FEW:
-            return [self._look_up(item_id) for item_id in item_ids]
+            ready = zip(item_ids, map(self._ready.get, item_ids), strict=True)
+            return np.array([self.get(item_id, -1) if row is None else row for item_id, row in ready], np.int64)
+        parts = [self._looked_up(item_ids[start : start + _MOST]) for start in range(0, len(item_ids), _MOST)]
+        return np.concatenate(parts)
+
+    def _looked_up(self, item_ids: Sequence[str]) -> Rows:
         keys = _encoded(item_ids)
         buckets = np.fromiter(map(zlib.crc32, keys), np.uint32, len(keys)) & self._mask
         starts, rows = self._table
-        places, ends = starts[buckets].astype(np.int64), starts[buckets + 1]
+        firsts = starts[buckets].astype(np.int64)
+        counts = starts[buckets + 1] - firsts
+        # All ids of a bucket at once: a second pass for few of them takes as long as the first.
+        ends = np.cumsum(counts)
+        asked = np.repeat(np.arange(len(keys)), counts)
+        candidates = rows[np.repeat(firsts - ends + counts, counts) + np.arange(len(asked))].astype(np.int64)
+        lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+        places = np.cumsum(lengths) - lengths
+        is_it = self._ids.equals(candidates, b"".join(keys), places[asked], lengths[asked])
         found = np.full(len(keys), -1, np.int64)
-        left = np.flatnonzero(places < ends)
-        while len(left):
-            candidates = rows[places[left]].astype(np.int64)
-            is_it = self._ids.equals(candidates, list(map(keys.__getitem__, left.tolist())))
-            found[left[is_it]] = candidates[is_it]
-            left = left[~is_it]
-            places[left] += 1
-            left = left[places[left] < ends[left]]
-        looked_up: list[int] = found.tolist()
-        return looked_up
+        found[asked[is_it]] = candidates[is_it]
+        return found
 
     def _look_up(self, item_id: str) -> int:
         key = item_id.encode("utf-8", "surrogatepass")
@@ -160,14 +160,6 @@ class RowTable(Mapping[str, int]):
             if self._ids.encoded(self._rows[place]) == key:
                 return self._rows[place]
         return -1
-
-    def _keep(self, found: Mapping[str, int]) -> None:
-        if len(found) > _READY:
-            return
-        # Another thread may keep some, too; then a few more are kept, or a few are looked up again.
-        if len(self._ready) + len(found) > _READY:
-            self._ready = {}
-        self._ready.update(found)
 
 
 def _encoded(ids: Sequence[str]) -> list[bytes]:

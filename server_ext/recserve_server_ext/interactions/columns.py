@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class InteractionColumns:
         """Number of users."""
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def user(self) -> Ints:
         """[interactions] index of the user of each."""
         return np.repeat(np.arange(self.users), np.diff(self.offsets))
@@ -98,25 +99,27 @@ def columns_of(
         texts: The texts of the interactions without an item, in their order.
         measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
     """
-    type_codes, item_codes, text_codes = _codes(names), _codes(items), _codes(texts)
-    code_of: Callable[[str | None, int], int] = item_codes.get  # type: ignore[assignment]  # None has no code
-    # No Python per interaction: most are about items, which are looked up by `map`.
-    subject = np.fromiter(map(code_of, items, repeat(-1)), np.int64, len(times))
+    type_codes, type_names = _codes(names)
+    text_codes, text_names = _codes(texts)
     if texts:
-        subject[subject < 0] = [len(item_codes) + text_codes[text] for text in texts]
-    value, duration_s, price, quantity = measures
+        is_text = np.array([item is None for item in items], np.bool_)
+        item_codes, item_names = _codes([item for item in items if item is not None])
+        subject = np.empty(len(items), np.int64)
+        subject[~is_text], subject[is_text] = item_codes, len(item_names) + text_codes
+    else:
+        subject, item_names = _codes(items)
     return InteractionColumns(
-        offsets=offsets,
-        time_us=np.array(times, np.int64),
-        type=np.fromiter(map(type_codes.__getitem__, names), np.int64, len(times)),
-        subject=subject,
-        value=value,
-        duration_s=duration_s,
-        price=price,
-        quantity=quantity,
-        types=list(type_codes),
-        subjects=[*item_codes, *text_codes],
-        is_item=np.arange(len(item_codes) + len(text_codes)) < len(item_codes),
+        offsets,
+        np.array(times, np.int64),
+        type_codes,
+        subject,
+        value=measures[0],
+        duration_s=measures[1],
+        price=measures[2],
+        quantity=measures[3],
+        types=type_names,
+        subjects=[*item_names, *text_names],
+        is_item=np.arange(len(item_names) + len(text_names)) < len(item_names),
     )
 
 
@@ -157,7 +160,9 @@ def among(comments: Mapping[int, str], places: Ints) -> dict[int, str]:
     return {n: comments[place] for n, place in enumerate(places.tolist()) if place in comments}
 
 
-def _codes(names: Sequence[str | None]) -> dict[str, int]:
-    """A number for each name, in the order in which they first occur."""
-    distinct = [name for name in dict.fromkeys(names) if name is not None]
-    return dict(zip(distinct, range(len(distinct)), strict=True))
+def _codes(names: Sequence[Any]) -> tuple[Ints, list[str]]:
+    """[names] number of each name, and the names by number, in the order in which they first occur."""
+    code_of: defaultdict[str, int] = defaultdict()
+    # A name that is looked up for the first time gets the next number.
+    code_of.default_factory = code_of.__len__
+    return np.fromiter(map(code_of.__getitem__, names), np.int64, len(names)), list(code_of)

@@ -12,8 +12,9 @@ import msgspec
 import sqlalchemy as sa
 
 from recserve_server_ext.interactions.columns import InteractionColumns
-from recserve_server_ext.interactions.reads import gathered, in_columns, newest, of_users
+from recserve_server_ext.interactions.reads import gathered, in_columns, listed, newest, of_users
 from recserve_server_ext.interactions.tables import interactions
+from recserve_server_ext.storage.database import fetched
 
 #: Interactions of one part of `rated_comments`: texts are long.
 _PART: Final = 2000
@@ -23,8 +24,8 @@ _ROWS: Final = msgspec.json.Decoder(tuple[list[int], list[str], list[str], list[
 
 @cache
 def comments_query(dialect: str, *, is_past: bool) -> sa.Select[Any]:
-    """Number of each user and a JSON array of the columns of the `most` newest interactions with a comment."""
-    found = newest(*_FIELDS[1:], is_past=is_past, commented=True)
+    """Number of each user and a JSON array of the columns of the newest interactions with a comment; see `newest`."""
+    found = newest(dialect, *_FIELDS[1:], is_past=is_past, commented=True)
     return of_users(dialect, [gathered(dialect, found.c[name]) for name in _FIELDS])
 
 
@@ -51,7 +52,7 @@ def with_comments(
     query = comments_query(connection.dialect.name, is_past=before_us is not None)
     bound = {"most": limit} if before_us is None else {"most": limit, "before_us": before_us}
     found: dict[int, dict[tuple[int, str, str], str]] = {}
-    for number, packed in connection.execute(query, {"numbers": wanted, **bound}):
+    for number, packed in fetched(connection, query, {**listed(wanted), **bound}):
         times, types, items, texts = _ROWS.decode(packed)
         if texts:
             found[number] = dict(zip(zip(times, types, items, strict=True), texts, strict=True))

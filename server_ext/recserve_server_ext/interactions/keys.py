@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from recserve_server_ext.common.errors import UserKeysError
 from recserve_server_ext.interactions.pseudonyms import Pseudonyms
 from recserve_server_ext.interactions.tables import state
-from recserve_server_ext.storage.database import Database
+from recserve_server_ext.storage.database import Database, fetched
 
 #: Pause before keys that could not be settled are looked for again.
 _PAUSE_S: Final = 1.0
@@ -89,12 +89,12 @@ class UserKeys:
 
     def check(self, connection: sa.Connection) -> None:
         """Raise UserKeysError unless, in this transaction, the ring in force made the pseudonyms of the store."""
-        if connection.execute(_HELD).one().ring != self.pseudonyms.fingerprint:
+        if fetched(connection, _HELD)[0][0] != self.pseudonyms.fingerprint:
             self.is_settled = False
             raise UserKeysError(self._fault or "the keys of the pseudonyms have been rotated; send this once more")
 
 
 def check_without(connection: sa.Connection) -> None:
     """Raise UserKeysError where a key was rotated: then only the keys tell which users were erased before."""
-    if connection.execute(_HELD).one().rotations:
+    if fetched(connection, _HELD)[0][1]:
         raise UserKeysError("the keys of the pseudonyms of this store were rotated, so the key file is needed")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
 from functools import cache, partial
 from itertools import accumulate, chain
 from operator import attrgetter
@@ -17,6 +16,7 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
 from recserve_server_ext.interactions.interaction import MEASURES
 from recserve_server_ext.interactions.tables import erased, interactions, seen, state, users
+from recserve_server_ext.storage.database import fetched
 
 _OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _CHUNK: Final = 1000
@@ -32,7 +32,7 @@ _ITEMS: Final = msgspec.json.Decoder(list[str])
 
 
 class _Past(msgspec.Struct, array_like=True, gc=False):
-    """The newest interactions of a user, newest first.
+    """The newest interactions of a user, newest last.
 
     Attributes:
         times: [interactions] microseconds since 1970.
@@ -40,7 +40,7 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
         items: [interactions] item ids; `None` for an interaction about a text.
         texts: Numbers of the interactions about a text.
         measured: How many have a value, a duration, a price or a quantity.
-        seen: Items the user had to do with, once for each kind; empty unless asked for.
+        seen: Items the user had to do with before these interactions, once for each kind; empty unless asked for.
     """
 
     times: list[int] = []
@@ -50,9 +50,29 @@ class _Past(msgspec.Struct, array_like=True, gc=False):
     measured: int = 0
     seen: list[str] = []
 
+    def cut(self, most: int) -> None:
+        """Leave the newest ones; items of the others were seen."""
+        self.seen += filter(None, self.items[:-most])
+        texts = self.items[-most:].count(None)
+        self.times, self.types, self.items = self.times[-most:], self.types[-most:], self.items[-most:]
+        self.texts = self.texts[len(self.texts) - texts :]
+
 
 _PAST: Final = msgspec.json.Decoder(_Past)
 _NO_PAST: Final = _Past()
+
+
+#: The numbers of the JSON array `numbers`: a list that is expanded would make a statement for each length.
+_LISTED: Final = {
+    "sqlite": sa.text("SELECT value FROM json_each(:numbers)"),
+    "postgresql": sa.text("SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:numbers AS json))"),
+}
+_GIVEN: Final = {
+    "sqlite": sa.text("SELECT value FROM json_each(:pseudonyms)"),
+    "postgresql": sa.text("SELECT value FROM json_array_elements_text(CAST(:pseudonyms AS json))"),
+}
+#: Before and after any timestamp.
+_FIRST_US, _LAST_US = (sa.literal(us, sa.BigInteger) for us in (-(2**63), 2**63 - 1))
 
 
 # Statements are made once: for users with short histories, making one takes as long as running it.
@@ -62,46 +82,61 @@ _NO_PAST: Final = _Past()
 def window_query(dialect: str, *, with_seen: bool, is_past: bool = False) -> sa.Select[Any]:
     """Number of each user and a `_Past` of the `most` newest interactions as JSON.
 
-    It walks the index (user, time, number, ...) backwards and stops after `most`: older interactions cost nothing, and
-    the rows themselves are not read. It gives one text a user, since most of the time went into a tuple for each
-    interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
+    It walks the index (user, time, number, ...) from the first time that counts: older interactions cost next to
+    nothing, and the rows themselves are not read. It gives one text a user, since most of the time went into a tuple
+    for each interaction. Measures are only counted: each gathered column costs as much as finding the rows, and most
     interactions have none. With `is_past` it takes those before the time `before_us`.
     """
-    found = newest("type", "item", *MEASURES, is_past=is_past)
+    found = newest(dialect, "type", "item", *MEASURES, is_past=is_past)
     parts = [gathered(dialect, found.c[name]) for name in ("time_us", "type", "item")]
     parts.append(gathered(dialect, found.c.number, found.c.item.is_(None)))
     parts.append(sa.func.count(sa.func.coalesce(*(found.c[name] for name in MEASURES))))
     if with_seen:
-        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number)
-        parts.append(items.correlate(users).scalar_subquery())
+        # What was seen last since then is among these interactions.
+        since = sa.func.coalesce(sa.func.min(found.c.time_us), _LAST_US)
+        items = sa.select(gathered(dialect, seen.c.item)).where(seen.c.user == users.c.number, seen.c.last_us < since)
+        parts.append(items.correlate(users, found).scalar_subquery())
     return of_users(dialect, parts)
 
 
 @cache
 def _measures_query(dialect: str, *, is_past: bool = False) -> sa.Select[Any]:
     """Number of each user and a JSON array of the columns `MEASURES` of the same interactions."""
-    found = newest(*MEASURES, is_past=is_past)
+    found = newest(dialect, *MEASURES, is_past=is_past)
     exact = _sqlite_numbers if dialect == "sqlite" else partial(gathered, dialect)
     return of_users(dialect, [exact(found.c[name]) for name in MEASURES])
 
 
-def newest(*names: str, is_past: bool = False, commented: bool = False) -> sa.Subquery:
-    """The newest interactions of a user with these columns, newest first; all, or those with a text about an item."""
-    inner = interactions.alias("newest")
-    chosen = sa.select(*(inner.c[name] for name in ("number", "time_us", *names))).where(inner.c.user == users.c.number)
-    if is_past:
-        chosen = chosen.where(inner.c.time_us < sa.bindparam("before_us", type_=sa.BigInteger))
-    if commented:
-        chosen = chosen.where(inner.c.item.is_not(None), inner.c.text.is_not(None))
-    chosen = chosen.order_by(inner.c.time_us.desc(), inner.c.number.desc())
-    return chosen.limit(sa.bindparam("most", type_=sa.Integer)).correlate(users).subquery("found")
+def newest(dialect: str, *names: str, is_past: bool = False, commented: bool = False) -> sa.Subquery:
+    """The `most` newest interactions of a user with these columns, and others of the same time as the oldest of them.
+
+    They are in the order of their times and numbers: all, or those with a text about an item.
+    """
+
+    def chosen(name: str, *columns: str) -> tuple[sa.FromClause, sa.Select[Any]]:
+        of = interactions.alias(name)
+        query = sa.select(*(of.c[name] for name in columns)).where(of.c.user == users.c.number)
+        if is_past:
+            query = query.where(of.c.time_us < sa.bindparam("before_us", type_=sa.BigInteger))
+        if commented:
+            query = query.where(of.c.item.is_not(None), of.c.text.is_not(None))
+        return of, query.correlate(users)
+
+    of, oldest = chosen("oldest", "time_us")
+    oldest = oldest.order_by(of.c.time_us.desc(), of.c.number.desc())
+    last = oldest.limit(1).offset(sa.bindparam("most", type_=sa.Integer) - 1).scalar_subquery()
+    of, found = chosen("newest", "number", "time_us", *names)
+    found = found.where(of.c.time_us >= sa.func.coalesce(last, _FIRST_US))
+    # SQLite would gather the rows of an ordered query once more, in twice the time; the index that it walks is in this
+    # order.
+    return (found if dialect == "sqlite" else found.order_by(of.c.time_us, of.c.number)).subquery("found")
 
 
 def of_users(dialect: str, parts: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
-    """Number of each user, and the parts as one JSON array."""
+    """Number of each user of the JSON array `numbers`, and the parts as one JSON array."""
     pack = sa.func.json_array if dialect == "sqlite" else sa.func.json_build_array
     past = sa.select(sa.cast(pack(*parts), sa.Text)).correlate(users).scalar_subquery()
-    return sa.select(users.c.number, past).where(users.c.number.in_(sa.bindparam("numbers", expanding=True)))
+    return sa.select(users.c.number, past).where(users.c.number.in_(_LISTED[dialect]))
 
 
 def gathered(
@@ -125,16 +160,20 @@ def _sqlite_numbers(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 def _seen_query(dialect: str) -> sa.Select[Any]:
     """Number of each user, a kind, and a JSON array of the items."""
     items = sa.cast(gathered(dialect, seen.c.item), sa.Text)
-    chosen = seen.c.user.in_(sa.bindparam("numbers", expanding=True))
+    chosen = seen.c.user.in_(_LISTED[dialect])
     return sa.select(seen.c.user, seen.c.kind, items).where(chosen).group_by(seen.c.user, seen.c.kind)
 
 
-_TEXTS: Final = sa.select(interactions.c.number, interactions.c.text).where(
-    interactions.c.number.in_(sa.bindparam("numbers", expanding=True))
-)
-_CHANGES: Final = sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(
-    users.c.pseudonym.in_(sa.bindparam("pseudonyms", expanding=True))
-)
+@cache
+def _texts_query(dialect: str) -> sa.Select[Any]:
+    """Number and text of interactions."""
+    return sa.select(interactions.c.number, interactions.c.text).where(interactions.c.number.in_(_LISTED[dialect]))
+
+
+_CHANGES: Final = {
+    dialect: sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(given))
+    for dialect, given in _GIVEN.items()
+}
 _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
 
 
@@ -144,7 +183,10 @@ def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int)
 
 
 def pasts(connection: sa.Connection, numbers: Sequence[int], limit: int) -> tuple[InteractionColumns, list[list[str]]]:
-    """As `window`, and every item that each user had to do with."""
+    """As `window`, and the items that each user had to do with that are not among these interactions.
+
+    They may name some that are.
+    """
     columns, found = _columns(connection, numbers, limit, with_seen=True)
     return columns, [past.seen for past in found]
 
@@ -181,28 +223,38 @@ def _columns(
     dialect, is_past = connection.dialect.name, before_us is not None
     bound = {"most": limit, "before_us": before_us} if is_past else {"most": limit}
     query = window_query(dialect, with_seen=with_seen, is_past=is_past)
-    rows = _tuples(connection, query, {"numbers": wanted, **bound})
-    past_of = {number: _PAST.decode(past) for number, past in rows}
+    past_of = {number: _PAST.decode(past) for number, past in fetched(connection, query, {**listed(wanted), **bound})}
     pasts = [_NO_PAST if number is None else past_of.get(number, _NO_PAST) for number in numbers]
+    for past in pasts:
+        if len(past.times) > limit:
+            past.cut(limit)
     offsets = np.array(list(accumulate((len(past.times) for past in pasts), initial=0)), np.int64)
+    # Pasts begin with the oldest, columns with the newest: all is turned round at once, users too.
     times, types, items, texts = (
-        list(chain.from_iterable(map(attrgetter(name), pasts))) for name in ("times", "types", "items", "texts")
+        list(chain.from_iterable(map(attrgetter(name), reversed(pasts))))[::-1]
+        for name in ("times", "types", "items", "texts")
     )
     measured = {number: place for place, number in enumerate(numbers) if number is not None and pasts[place].measured}
     measures = np.full((len(MEASURES), len(times)), np.nan)
     if measured:
-        parameters = {"numbers": list(measured), **bound}
-        for number, packed in _tuples(connection, _measures_query(dialect, is_past=is_past), parameters):
-            place = measured[number]
-            measures[:, offsets[place] : offsets[place + 1]] = np.array(_MEASURED.decode(packed), np.float64)
+        query = _measures_query(dialect, is_past=is_past)
+        for number, packed in fetched(connection, query, {**listed(measured), **bound}):
+            own = np.array(_MEASURED.decode(packed), np.float64)[:, ::-1]
+            start, end = offsets[measured[number] : measured[number] + 2]
+            measures[:, start:end] = own[:, : end - start]
     return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
+
+
+def listed(numbers: Iterable[int]) -> dict[str, str]:
+    """The parameter of the statements about some users or interactions."""
+    return {"numbers": msgspec.json.encode(list(numbers)).decode()}
 
 
 def _texts(connection: sa.Connection, numbers: list[int]) -> list[str]:
     """The texts of interactions, given by number."""
-    text_of: dict[int, str] = {}
-    for start in range(0, len(numbers), _CHUNK):
-        text_of.update(_tuples(connection, _TEXTS, {"numbers": numbers[start : start + _CHUNK]}))
+    if not numbers:
+        return []
+    text_of = dict(fetched(connection, _texts_query(connection.dialect.name), listed(numbers)))
     return [text_of[number] for number in numbers]
 
 
@@ -232,7 +284,7 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
     """Items and kinds of all that each user saw, as two lists of the same length, by number of the user."""
     found: dict[int, tuple[list[str], list[str]]] = {}
     query = _seen_query(connection.dialect.name)
-    for number, kind, packed in _tuples(connection, query, {"numbers": list(numbers)}):
+    for number, kind, packed in fetched(connection, query, listed(numbers)):
         items = _ITEMS.decode(packed)
         of_user = found.setdefault(number, ([], []))
         of_user[0].extend(items)
@@ -305,15 +357,10 @@ def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
-def _tuples(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """All rows as the driver gives them, in half the time; not for columns that SQLAlchemy has to convert."""
-    with closing(connection.execute(query, parameters)) as result:
-        return list(result.cursor.fetchall())
-
-
-def change_numbers(connection: sa.Connection, pseudonyms: Sequence[str]) -> dict[str, Change]:
+def change_numbers(connection: sa.Connection, pseudonyms: Iterable[str]) -> dict[str, Change]:
     """The number and the count of changes of each user; unknown users are left out."""
-    found = _tuples(connection, _CHANGES, {"pseudonyms": list(pseudonyms)})
+    asked = msgspec.json.encode(list(pseudonyms)).decode()
+    found = fetched(connection, _CHANGES[connection.dialect.name], {"pseudonyms": asked})
     return {pseudonym: (number, changes) for pseudonym, number, changes in found}
 
 
@@ -332,7 +379,8 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
 
 def erasures(connection: sa.Connection) -> Change:
     """The number of tombstones and the last end of one, which change whenever a user is erased."""
-    return tuple(connection.execute(_ERASURES).one())
+    found: Change = fetched(connection, _ERASURES)[0]
+    return found
 
 
 def all_interactions(connection: sa.Connection, pseudonym: str | None = None) -> Generator[dict[str, Any], None, None]:

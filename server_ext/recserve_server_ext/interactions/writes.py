@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import cache
 from itertools import islice
 from operator import itemgetter
@@ -19,8 +18,9 @@ from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.tables import answers, erased, interactions, seen, state, users
-from recserve_server_ext.storage.database import next_revision
+from recserve_server_ext.interactions.reads import change_numbers
+from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
+from recserve_server_ext.storage.database import executed, fetched, next_revision
 
 #: Kind of an entry in the seen items, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
@@ -57,18 +57,8 @@ _KNOWN: Final = {
     )
     for dialect, listed in _LISTED.items()
 }
-#: The users with these pseudonyms; as a list that is expanded, thousands would take longer than finding them.
-_NUMBERS: Final = {
-    dialect: sa.text(
-        f"SELECT found.pseudonym, found.number, found.changes FROM {listed} AS asked "
-        f"JOIN {users.name} AS found ON found.pseudonym = asked.value ->> 0"
-    )
-    for dialect, listed in _LISTED.items()
-}
-_INSERT: Final = sa.insert(interactions)
 _UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
 _UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
-_ANY_ERASED: Final = sa.select(erased.c.mark).where(erased.c.until_us > sa.bindparam("now_us")).limit(1)
 _NEWEST: Final = sa.select(sa.func.max(interactions.c.number))
 _IS_NEW: Final = interactions.c.number > sa.bindparam("before")
 _ADDED: Final = sa.select(sa.func.count()).where(_IS_NEW)
@@ -116,7 +106,7 @@ def record(
     ids = [row.columns["event_id"] for row in rows]
     listed = msgspec.json.encode([(row.user, event_id) for row, event_id in zip(rows, ids, strict=True)]).decode()
     known = {
-        (user, event_id) for user, event_id in connection.execute(_KNOWN[connection.dialect.name], {"listed": listed})
+        (user, event_id) for user, event_id in fetched(connection, _KNOWN[connection.dialect.name], {"listed": listed})
     }
     outcomes: list[Recorded] = []
     new: list[Row] = []
@@ -184,9 +174,8 @@ def record_bulk(
     asked = dict.fromkeys(row.user for row in rows)
     erased_us: dict[str, int] = {}
     refused: list[int] = []
-    if connection.execute(_ANY_ERASED, {"now_us": now_us}).first() is not None:
-        for users_ in _chunks(asked):
-            erased_us |= erased_among(connection, set(users_), now_us, mark)
+    for users_ in _chunks(asked):
+        erased_us |= erased_among(connection, users_, now_us, mark)
     if erased_us:
         refused = [place for place, row in enumerate(rows) if row.time_us <= erased_us.get(row.user, -1)]
         gone = set(refused)
@@ -273,26 +262,13 @@ def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None
 
 def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: InteractionLimits) -> dict[str, int]:
     """The numbers of users; new users get one."""
-    found = _known_numbers(connection, pseudonyms)
+    found = change_numbers(connection, pseudonyms)
     new = [(of, _first_change(limits.slack)) for of in pseudonyms if of not in found]
     if new:
         mark = "?" if connection.dialect.name == "sqlite" else "%s"
         connection.exec_driver_sql(f"INSERT INTO {users.name} (pseudonym, changes) VALUES ({mark}, {mark})", new)
-        found |= _known_numbers(connection, [of for of, _ in new])
-    return found
-
-
-def _users_found(connection: sa.Connection, pseudonyms: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Pseudonym, number and changes of those users that there are."""
-    query = _NUMBERS[connection.dialect.name]
-    listed = msgspec.json.encode([(of,) for of in pseudonyms]).decode()
-    # Rows as the driver gives them, in half the time.
-    with closing(connection.execute(query, {"listed": listed})) as result:
-        return list(result.cursor.fetchall())
-
-
-def _known_numbers(connection: sa.Connection, pseudonyms: Iterable[str]) -> dict[str, int]:
-    return {pseudonym: number for pseudonym, number, _ in _users_found(connection, pseudonyms)}
+        found |= change_numbers(connection, [of for of, _ in new])
+    return {pseudonym: number for pseudonym, (number, _) in found.items()}
 
 
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
@@ -301,13 +277,13 @@ def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionL
     added = [
         {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
     ]
-    connection.execute(_UPSERT_USERS[connection.dialect.name], added)
-    found = _users_found(connection, counts)
-    number_of = {pseudonym: number for pseudonym, number, _ in found}
-    connection.execute(_INSERT, [{"user": number_of[row.user], **row.columns} for row in rows])
+    executed(connection, _UPSERT_USERS[connection.dialect.name], added)
+    found = change_numbers(connection, counts)
+    number_of = {pseudonym: number for pseudonym, (number, _) in found.items()}
+    connection.exec_driver_sql(_bulk_insert(connection), [(number_of[row.user], *bulk_row(row)[1:]) for row in rows])
     _insert_seen(connection, rows, number_of)
     # Cut after every `slack` changes.
-    full = [number for user, number, changes in found if changes // slack > (changes - counts[user]) // slack]
+    full = [number for user, (number, changes) in found.items() if changes // slack > (changes - counts[user]) // slack]
     trim(connection, full, limits)
 
 
@@ -325,4 +301,4 @@ def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict
             last[key] = max(columns["time_us"], last.get(key, 0))
     values = [{"user": user, "item": item, "kind": kind, "last_us": us} for (user, item, kind), us in last.items()]
     if values:
-        connection.execute(_UPSERT_SEEN[connection.dialect.name], values)
+        executed(connection, _UPSERT_SEEN[connection.dialect.name], values)

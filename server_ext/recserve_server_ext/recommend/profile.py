@@ -20,7 +20,7 @@ from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.common.units import MICROSECONDS, ORDINALS_US
 from recserve_server_ext.config.server import Limits
-from recserve_server_ext.history.user_histories import RecordedHistory, RowLookup
+from recserve_server_ext.history.recorded_history import RecordedHistory, RowLookup
 from recserve_server_ext.strategies.base import Profile, mixed
 
 Origin = Literal["long_term", "session", "stated"]

@@ -20,8 +20,9 @@ from recserve_server_ext.config.server import Limits, ServeSettings
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.encoder.text_cache import TextCaches
 from recserve_server_ext.history import sentiment
+from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
 from recserve_server_ext.history.replay import histories_before
-from recserve_server_ext.history.user_histories import RecordedHistory, UserHistories, find_rows
+from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.interactions.keys import UserKeys
 from recserve_server_ext.recommend.comments import weigh_comments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,8 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.counts.counts import Counts, LogColumns, counts_of
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import WINDOW, RecordedHistory, recorded_histories
+from recserve_server_ext.history.recorded_history import RecordedHistory, recorded_histories
+from recserve_server_ext.history.user_histories import WINDOW
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.strategies.base import Data
@@ -148,9 +150,7 @@ def histories_at(
     at = np.concatenate(places)
     fields = ("time_us", "type", "subject", "value", "duration_s", "price", "quantity")
     arrays: Mapping[str, Any] = {name: getattr(columns, name)[at] for name in fields}
-    return recorded_histories(
-        InteractionColumns(**{**vars(columns), **arrays, "offsets": np.array(offsets)}), seen, rules
-    )
+    return recorded_histories(replace(columns, **arrays, offsets=np.array(offsets)), seen, rules)
 
 
 def newest(columns: InteractionColumns) -> InteractionColumns:
@@ -165,7 +165,7 @@ def of_users(columns: InteractionColumns, users: Ints) -> InteractionColumns:
     chosen = select(columns, np.flatnonzero(wanted[columns.user]))
     lengths = np.diff(chosen.offsets)[users]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return InteractionColumns(**{**vars(chosen), "offsets": offsets})
+    return replace(chosen, offsets=offsets)
 
 
 def later_of_user(columns: InteractionColumns, ties: Floats | Ints) -> Ints:

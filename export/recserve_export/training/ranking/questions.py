@@ -16,7 +16,7 @@ from recserve_server_ext.common.arrays import Floats, Ints, Mask, Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.features import select
-from recserve_server_ext.history.user_histories import RecordedHistory
+from recserve_server_ext.history.recorded_history import RecordedHistory
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.recommend.profile import profile_of_user
 from recserve_server_ext.retrieval.search import CandidateSpec

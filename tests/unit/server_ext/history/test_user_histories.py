@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
 from recserve_server_ext.history.user_histories import UserHistories
+from recserve_server_ext.index.item_ids import RowTable
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
@@ -80,3 +85,33 @@ def test_users_of_whom_only_answers_are_held_are_bounded_too(store: InteractionS
     log.close()
     assert all(past.size == 0 for past in histories.read(OTHERS[:5]).values())
     assert set(histories._cache) == set(OTHERS[2:5])
+
+
+@dataclass(frozen=True)
+class RowsOnly:
+    """A row lookup with nothing but ids."""
+
+    row_of: RowTable
+
+
+behaviours = st.lists(st.tuples(st.sampled_from([f"i{n}" for n in range(12)]), st.booleans()), max_size=8)
+seen_items = st.lists(st.sampled_from([f"i{n}" for n in range(12)]), max_size=8)
+
+
+@given(users=st.lists(st.tuples(behaviours, seen_items), max_size=5), known=st.integers(1, 12))
+def test_rows_of_many_histories_are_those_of_each(
+    users: list[tuple[list[tuple[str, bool]], list[str]]], known: int
+) -> None:
+    row_of = RowTable.of([f"i{n}" for n in range(known)])
+    view = RowsOnly(row_of)
+    histories = []
+    for of_user, seen in users:
+        names, are_items = [name for name, _ in of_user], np.array([is_item for _, is_item in of_user], np.bool_)
+        zeros = np.zeros(len(names))
+        histories.append(RecordedHistory(names, are_items, zeros, zeros, zeros, zeros.astype(np.int64), seen))
+    find_rows(histories, view)
+    for history, (of_user, seen) in zip(histories, users, strict=True):
+        expected = [row_of.get(name, -1) if is_item else -1 for name, is_item in of_user]
+        rows, every = history.rows_in(view)
+        assert rows.tolist() == expected
+        assert every.tolist() == sorted({*expected, *(row_of.get(name, -1) for name in seen)} - {-1})

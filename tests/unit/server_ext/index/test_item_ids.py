@@ -56,10 +56,10 @@ def test_a_row_that_is_not_there_is_an_error() -> None:
 
 def test_ids_of_one_bucket_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zlib, "crc32", lambda _: 5)
-    names = [f"i{row}" for row in range(40)]
+    names = [f"i{row}" for row in range(100)]
     table = table_of(ids_of(names))
-    assert [table.get(name, -1) for name in [*names, "i40"]] == [*range(40), -1]
-    assert table.rows([*names, "i40"]).tolist() == [*range(40), -1]
+    assert [table.get(name, -1) for name in [*names, "i100"]] == [*range(100), -1]
+    assert table.rows([*names, "i100"]).tolist() == [*range(100), -1]
 
 
 def test_known_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.comments import comments_query
-from recserve_server_ext.interactions.reads import change_numbers, window_query
+from recserve_server_ext.interactions.reads import change_numbers, listed, pasts, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
@@ -36,6 +39,50 @@ def test_a_window_holds_the_newest_of_each_user(store: InteractionStore) -> None
     assert math.isnan(found.value[0])
 
 
+def test_of_interactions_at_one_time_a_window_holds_those_that_came_last(store: InteractionStore) -> None:
+    same = [event(item=f"i{n}", event_id=f"i{n}", value=n) for n in range(3)]
+    store.record([*same, event(item=None, text="jazz", event_id="jazz"), event(item="i4", event_id="i4", value=4)])
+    store.record([event(item=None, text="first", event_id="first", timestamp=NOW - 90)])
+    found = store.window([ANN], limit=3)
+    assert [found.subjects[code] for code in found.subject] == ["i4", "jazz", "i2"]
+    assert found.value[[0, 2]].tolist() == [4, 2]
+    every = store.window([ANN])
+    assert [every.subjects[code] for code in every.subject] == ["i4", "jazz", "i2", "i1", "i0", "first"]
+
+
+def test_a_window_and_what_was_seen_before_it_are_all_that_was_seen(store: InteractionStore) -> None:
+    random = np.random.default_rng(0)
+    # Few times, so that many are equal to that of the oldest interaction of a window.
+    drawn = zip(random.integers(30, size=80).tolist(), random.integers(12, size=80).tolist(), strict=True)
+    store.record(
+        [event(item=f"i{item}", timestamp=NOW - 60 - age, event_id=f"{n}") for n, (item, age) in enumerate(drawn)]
+    )
+    store.record([event(item="i0", type="purchase"), event(BOB, item=None, text="jazz")])
+    every = {entry["item"] for entry in store.export(ANN)["seen"]}
+    with store.database.reading() as connection:
+        numbers = numbers_of(connection, ANN, BOB)
+        for limit in (1, 5, 30, 81, 500):
+            columns, seen = pasts(connection, numbers, limit)
+            assert columns.offsets[1] == min(limit, 81)
+            window = {columns.subjects[code] for code in columns.subject[: columns.offsets[1]]}
+            assert window | set(seen[0]) == every
+            assert not seen[1]
+    # With all interactions in the window, nothing else is named.
+    assert not seen[0]
+
+
+def test_what_was_seen_outlives_the_interactions(store_place: Path | str) -> None:
+    limits = InteractionLimits(max_age_s=100.0)
+    with InteractionStore(store_place, limits, create=True, clock=lambda: NOW) as store:
+        store.record([event(item="old", timestamp=NOW - 200), event(BOB, item="older", timestamp=NOW - 300), event()])
+        store.expire()
+        with store.database.reading() as connection:
+            numbers = numbers_of(connection, ANN, BOB)
+            columns, seen = pasts(connection, numbers, 500)
+        assert columns.offsets.tolist() == [0, 1, 1]
+        assert seen == [["old"], ["older"]]
+
+
 def test_a_text_and_an_item_of_the_same_name_are_two_subjects(store: InteractionStore) -> None:
     store.record([event(), event(item=None, text="i1")])
     found = store.window([ANN])
@@ -49,23 +96,23 @@ def test_the_window_of_a_busy_user_is_read_by_the_index_alone(store: Interaction
         connection.execute(sa.text(MANY), {"newest": round((NOW - 1) * 1e6), "ann": ANN})
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
-        numbers = [number for number, _ in change_numbers(connection, [ANN, BOB]).values()]
-        query = window_query(connection.dialect.name, with_seen=False).params(numbers=numbers, most=500)
-        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT)"
-        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+        numbers = numbers_of(connection, ANN, BOB)
+        query = window_query(connection.dialect.name, with_seen=False)
+        plan = explained(connection, query, {**listed(numbers), "most": 500})
+    # Of each user the oldest that counts is looked for, and then the window is read. Nothing is sorted, which keeps the
+    # window in the order of the index.
     text = "\n".join(plan)
     if store.database.is_sqlite:
-        assert "SEARCH newest USING COVERING INDEX ix_interactions_user_time (user=?)" in text
-        # Nothing looks at the rows themselves, and no other index is walked.
-        assert text.count("newest") == 1
-        assert "SEARCH interactions " not in text
-        assert "SCAN interactions " not in text
+        assert "SEARCH oldest USING COVERING INDEX ix_interactions_user_time (user=?)" in text
+        assert "SEARCH newest USING COVERING INDEX ix_interactions_user_time (user=? AND time_us>?)" in text
+        assert text.count("newest") == text.count("oldest") == 1
+        assert "TEMP B-TREE" not in text
     else:
         assert re.search("Index (Only )?Scan Backward using ix_interactions_user_time", text)
         assert "Seq Scan on interactions" not in text
-        (walked,) = [line for line in plan if "ix_interactions_user_time" in line]
-        assert "rows=500 loops=2" in walked or "rows=500.00 loops=2" in walked
+        walked = [line for line in plan if "ix_interactions_user_time" in line]
+        assert len(walked) == 2
+        assert all("rows=500 loops=2" in line or "rows=500.00 loops=2" in line for line in walked)
     found = store.window([ANN, BOB])
     assert found.offsets.tolist() == [0, 500, 1000]
     assert found.time_us[0] == (NOW - 1) * 1e6
@@ -125,8 +172,22 @@ def test_comments_are_found_by_an_index_of_their_own(store: InteractionStore) ->
         connection.exec_driver_sql("ANALYZE")
     with store.database.reading() as connection:
         number = change_numbers(connection, [ANN])[ANN][0]
-        query = comments_query(connection.dialect.name, is_past=False).params(numbers=[number], most=500)
-        compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if store.database.is_sqlite else "EXPLAIN"
-        plan = [" ".join(map(str, row)) for row in connection.execute(sa.text(f"{explain} {compiled}"))]
+        query = comments_query(connection.dialect.name, is_past=False)
+        plan = explained(connection, query, {**listed([number]), "most": 500})
     assert "ix_interactions_comments" in "\n".join(plan)
+    assert "TEMP B-TREE" not in "\n".join(plan)
+
+
+def numbers_of(connection: sa.Connection, *users: str) -> list[int]:
+    """The numbers of some users, in their order."""
+    found = change_numbers(connection, users)
+    return [found[user][0] for user in users]
+
+
+def explained(connection: sa.Connection, query: sa.Select[Any], parameters: dict[str, Any]) -> list[str]:
+    """The lines of the plan of a query."""
+    compiled = query.compile(connection)
+    explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN (ANALYZE, TIMING OFF)"
+    values, order = compiled.params | parameters, compiled.positiontup
+    given = values if order is None else tuple(values[name] for name in order)
+    return [" ".join(map(str, row)) for row in connection.exec_driver_sql(f"{explain} {compiled}", given)]
