@@ -22,6 +22,8 @@ from recserve_server_ext.index.trained import TrainedSpace, read_trained
 from recserve_server_ext.index.trained_versions import current_spaces
 
 _EASE: Final = "ease"
+#: `ease` that maps new items from the vectors of all spaces side by side. Not served: what there is to learn.
+_OF_ALL: Final = "ease mapped from all"
 _HELD_OUT: Final = 0.1
 
 
@@ -90,8 +92,9 @@ def _figures(asked: Split, spaces: Mapping[str, Vectors]) -> dict[str, dict[str,
     text, own = spaces[TEXT], [name for name in spaces if name != TEXT]
     known = {name: ItemSpace(vectors, vectors) for name, vectors in spaces.items()}
     known[_EASE] = proof.ease_space(asked, text)
+    known[_OF_ALL] = proof.ease_space(asked, np.hstack(list(spaces.values())))
     together = [[TEXT, name] for name in own] + ([[TEXT, *own]] if len(own) > 1 else [])
-    fused = [*together, [_EASE, TEXT], [_EASE, TEXT, *own]]
+    fused = [*together, [_EASE, TEXT], [_EASE, TEXT, *own], [_OF_ALL, TEXT]]
     found = proof.controls(asked, text)
     for name in spaces:
         found[name] = {what: float(asked.questions[what].ndcg(spaces[name]).mean()) for what in ASKED}

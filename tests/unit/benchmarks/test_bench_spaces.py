@@ -62,7 +62,7 @@ def test_vectors_that_tell_the_taste_help_where_texts_do_not(workspace: Workspac
     assert results["items"] == ITEMS
     assert list(rows) == [
         "popularity", "popularity from text", "text", "pictures", "text + pictures", "ease + text",
-        "ease + text + pictures",
+        "ease + text + pictures", "ease mapped from all + text",
     ]  # fmt: skip
     for what in ("cold items", "last item"):
         text, both = (np.array(rows[name][what]) for name in ("text", "text + pictures"))
