@@ -30,8 +30,8 @@ from support.markdown import DOCS, ROOT, anchors, blocks, is_generated, links, p
 PAGES: Final = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
 PICTURES: Final = (".png", ".svg")
 SOURCES: Final = ("client", "server_ext", "export", "benchmarks", "tests", "model_repository")
-#: A decision is at most a page.
-MOST_LINES: Final = {"README.md": 90, "decisions": 70}
+#: A decision is at most a page; the list of them grows.
+MOST_LINES: Final = {"README.md": 90, "index.md": 250, "decisions": 70}
 #: Methods of the client -> what they are made of.
 CALLS: Final[dict[str, Callable[..., Any]]] = {
     "recommend": calls.recommend,
