@@ -47,14 +47,18 @@ def answers(split: Split, vectors: Vectors) -> dict[str, Floats]:
 
 
 def controls(split: Split, first: Vectors) -> dict[str, dict[str, float]]:
-    """Mean NDCG@10 by question of what is the same for everybody: popularity, and what a text tells of it."""
+    """Mean NDCG@10 by question of what is the same for everybody: popularity, and what a text tells of it.
+
+    Items with as many users, as all cold ones, are in a random order: that of the log tells how popular they will be.
+    """
     counts = split.train.counts.astype(np.float64)
     known = np.flatnonzero(counts)
     fitted = text_map(first, known, np.log1p(counts[known])[:, None].astype(np.float32))
+    ties = np.random.default_rng(0).random(len(counts))
     told = np.zeros(len(counts)) if fitted is None else (first @ fitted[:-1] + fitted[-1])[:, 0].astype(np.float64)
     return {
         name: {what: float(question.ndcg_for_everybody(scores).mean()) for what, question in split.questions.items()}
-        for name, scores in (("popularity", counts), ("popularity from text", told))
+        for name, scores in (("popularity", counts + ties), ("popularity from text", told))
     }
 
 
