@@ -259,6 +259,22 @@ def training(
     output.write(results, lines(results), lambda *_: None)
 
 
+@app.command()
+def spaces(
+    home: Home = DEFAULT_HOME,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits of the log, each with its own seed.")] = 5,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure what spaces of own vectors bring beside the text, on last items and on items that nobody had."""
+    output = Output(json_file, None)
+    with output.measuring() as show:
+        from recserve_benchmarks.training.report import lines_of_spaces
+        from recserve_benchmarks.training.spaces import SpacesRun
+
+        results = SpacesRun(workspace=Workspace(home), seeds=seeds, show=show).measure()
+    output.write(results, lines_of_spaces(results), lambda *_: None)
+
+
 def _run(home: Path, precision: Precision, **settings: Any) -> Run:
     """The run that the options describe, after a look at the machine."""
     from recserve_benchmarks.harness.contention import RunContention

@@ -1,4 +1,4 @@
-"""What `recserve bench training` shows: a table of the options in Markdown, as `docs/results` has it."""
+"""What `recserve bench training` and `recserve bench spaces` show: tables in Markdown, as `docs/results` has them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def lines_of_spaces(results: Mapping[str, Any]) -> list[str]:
+    """The table of spaces, row by row; means over the splits, and their standard deviation in brackets."""
+    found = [f"| {results['items']:,} items | {' | '.join(ASKED)} |", "|---|" + "---|" * len(ASKED)]
+    return found + [_line(name, of, ASKED) for name, of in results["rows"].items()]
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}={value:g}`" for name, value in settings.items())
 
 
-def _line(name: str, figures: Mapping[str, Sequence[float]]) -> str:
+def _line(name: str, figures: Mapping[str, Sequence[float]], columns: Sequence[str] = _COLUMNS) -> str:
     cells = []
-    for column in _COLUMNS:
+    for column in columns:
         values = figures.get(column, ())
         if column == "cpu_s":
             cells.append(f"{np.mean(values):.0f}" if values else "")

@@ -47,14 +47,18 @@ def answers(split: Split, vectors: Vectors) -> dict[str, Floats]:
 
 
 def controls(split: Split, first: Vectors) -> dict[str, dict[str, float]]:
-    """Mean NDCG@10 by question of what is the same for everybody: popularity, and what a text tells of it."""
+    """Mean NDCG@10 by question of what is the same for everybody: popularity, and what a text tells of it.
+
+    Items with as many users, as all cold ones, are in a random order: that of the log tells how popular they will be.
+    """
     counts = split.train.counts.astype(np.float64)
     known = np.flatnonzero(counts)
     fitted = text_map(first, known, np.log1p(counts[known])[:, None].astype(np.float32))
+    ties = np.random.default_rng(0).random(len(counts))
     told = np.zeros(len(counts)) if fitted is None else (first @ fitted[:-1] + fitted[-1])[:, 0].astype(np.float64)
     return {
         name: {what: float(question.ndcg_for_everybody(scores).mean()) for what, question in split.questions.items()}
-        for name, scores in (("popularity", counts), ("popularity from text", told))
+        for name, scores in (("popularity", counts + ties), ("popularity from text", told))
     }
 
 
@@ -68,19 +72,20 @@ def with_head(split: Split, vectors: Vectors, steps: int, seed: int) -> dict[str
 
 
 def with_ease(split: Split, vectors: Vectors) -> dict[str, Floats]:
-    """[users] NDCG@10 by question, of a `fusion` of `text` over these vectors and `ease`.
+    """[users] NDCG@10 by question, of a `fusion` of `text` over these vectors and `ease`."""
+    spaces = [ease_space(split, vectors), ItemSpace(vectors, vectors)]
+    return {name: question.ndcg_of_fusion(spaces) for name, question in split.questions.items()}
 
-    `ease` is trained on the same part of the log, and knows other items by its map from these vectors.
-    """
+
+def ease_space(split: Split, vectors: Vectors) -> ItemSpace:
+    """The space `ease`, trained on the same part of the log; it knows other items by its map from these vectors."""
     learned = train("ease", split.train, vectors)
     assert learned.vectors is not None
     assert learned.text_map is not None
     outputs, inputs, _ = placed(learned.vectors, learned.inputs, learned.items, vectors, learned.text_map)
     assert inputs is not None
     has_vector = vectors.any(axis=1, keepdims=True)
-    ease = ItemSpace(outputs * has_vector, inputs * has_vector)
-    text = ItemSpace(vectors, vectors)
-    return {name: question.ndcg_of_fusion([ease, text]) for name, question in split.questions.items()}
+    return ItemSpace(outputs * has_vector, inputs * has_vector)
 
 
 def search(texts: ItemTexts, encode: Encode) -> float | None:

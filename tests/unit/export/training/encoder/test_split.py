@@ -8,6 +8,7 @@ from scipy import sparse
 
 from recserve_export.errors import TrainingError
 from recserve_export.training.base import TrainingLog
+from recserve_export.training.encoder import proof
 from recserve_export.training.encoder.sentences import sentence_pairs
 from recserve_export.training.encoder.split import ItemSpace, Question, Split, split
 from recserve_export.training.pairs import OF_USER, Pairs
@@ -117,3 +118,17 @@ def test_unrelated_sentences_are_the_same_each_time() -> None:
     assert len(pairs) == 2000
     assert all(one != other for one, other in pairs)
     assert len({sentence for pair in pairs for sentence in pair}) > 1000
+
+
+def test_popularity_does_not_know_cold_items_by_their_order() -> None:
+    _, found = whole()
+    cold = np.flatnonzero(found.cold)
+    nobody = sparse.csr_array((1, ITEMS), dtype=np.float32)
+    by_target = []
+    for item in cold.tolist():
+        target = sparse.csr_array(([True], ([0], [item])), (1, ITEMS))
+        asked = found._replace(questions={"cold": Question(nobody, target, found.cold, nobody > 0)})
+        by_target.append(proof.controls(asked, np.eye(ITEMS, 4, dtype=np.float32))["popularity"]["cold"])
+    # Each place once, and not in the order of the log, in which items come first that have many users.
+    assert sorted(by_target, reverse=True) == pytest.approx(1 / np.log2(np.arange(len(cold)) + 2))
+    assert by_target != sorted(by_target, reverse=True)

@@ -92,8 +92,10 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_pictures_become_unit_vectors(workspace: Workspace, pictures: Path, tmp_path: Path) -> None:
     with CatalogueStore(workspace.store) as store:
         done = encode_items(store, "poster", tmp_path / "files", MediaEncoder("image", pictures))
-    by_id = dict(zip(done.ids, done.vectors.tolist(), strict=True))
-    assert by_id == {"red": [1, 0, 0], "blue": [0, 0, 1]}
+    by_id = dict(zip(done.ids, done.vectors, strict=True))
+    # Less their mean: what both colours have in common says nothing of one.
+    np.testing.assert_allclose(by_id["red"], np.array([1, 0, -1]) / 2**0.5, atol=1e-6)
+    np.testing.assert_allclose(by_id["blue"], np.array([-1, 0, 1]) / 2**0.5, atol=1e-6)
     assert done.unreadable.keys() == {"broken", "missing"}
     assert "nowhere.png: No such file" in done.unreadable["missing"]
     assert done.without == 1
@@ -107,9 +109,18 @@ def test_recordings_are_heard_at_the_rate_of_the_model(workspace: Workspace, sou
     assert "red.png" in done.unreadable["broken"]
     # Both last 10 ms: 80 samples of the model.
     assert done.vectors.shape == (2, RATE // 100)
-    low = done.vectors[done.ids.index("red")]
-    np.testing.assert_allclose(low, np.full(80, 80**-0.5), atol=1e-4)
-    assert (done.vectors[done.ids.index("blue")][20:60] < 0).all()
+    low, fast = (encoder.encode([encoder.inputs(tmp_path / "files" / name)])[0] for name in ("low.wav", "fast.flac"))
+    np.testing.assert_allclose(low, np.full(80, 0.5), atol=1e-4)
+    assert (fast[20:60] < 0).all()
+
+
+def test_files_that_are_all_alike_are_no_vectors(workspace: Workspace, pictures: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (5, 5), RED).save(tmp_path / "files" / "blue.webp", lossless=True)
+    with (
+        CatalogueStore(workspace.store) as store,
+        pytest.raises(TrainingError, match="no item has a file that can be read"),
+    ):
+        encode_items(store, "poster", tmp_path / "files", MediaEncoder("image", pictures))
 
 
 def test_a_space_of_pictures_is_published(workspace: Workspace, pictures: Path, tmp_path: Path) -> None:
