@@ -39,7 +39,7 @@ from recserve_server_ext.index.snapshot import current
 #: Items of the sample.
 SAMPLE: Final = 10_000
 #: The cost of a user grows with these powers of the number of items; docs/decisions/023-choice-by-a-sample.md.
-_GROWTH: Final = {"scan": 0.6, "hnsw": 0.9, "exact": 1.0}
+_GROWTH: Final = {"scan": 0.6, "hnsw": 0.9, "exact": 1.2}
 #: A choice holds for catalogues up to so many times larger or smaller.
 _HOLDS: Final = 2.0
 
