@@ -17,6 +17,7 @@ from recserve_export.training.encoder import proof
 from recserve_export.training.encoder.split import ItemSpace, Split, split
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
+from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.space import TEXT
 from recserve_server_ext.index.trained import TrainedSpace, read_trained
 from recserve_server_ext.index.trained_versions import current_spaces
@@ -79,7 +80,7 @@ def own_spaces(workspace: Workspace, items: Sequence[str]) -> dict[str, Vectors]
         if "log" in read_trained(folder).made_from:
             continue
         space = TrainedSpace.load(folder)
-        places = np.array([place_of.get(item, -1) for item in space.ids], np.int64)
+        places = places_of(space.ids, place_of)
         found[name] = np.zeros((len(items), space.vectors.shape[1]), np.float32)
         found[name][places[places >= 0]] = space.vectors[places >= 0]
     if not found:

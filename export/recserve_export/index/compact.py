@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from recserve_export.bulk_encoding.columns import Known, item_vectors, read_catalogue
 from recserve_export.index.milvus import again_in_milvus, write_with
 from recserve_export.index.spaces import compacted_matrices, compacted_spaces, models_of, same_engine
@@ -21,6 +19,7 @@ from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
+from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.snapshot import SnapshotVectors, current, write
 from recserve_server_ext.index.snapshot_versions import kept
@@ -64,13 +63,13 @@ def _compacted(
     catalogue = read_catalogue(store, made_with(encoder.fingerprint, head.field_weights), encoder.dim, known)
     vectors = item_vectors(catalogue, encoder)
     of, was = snapshots / old.manifest.id, old.manifest.text
+    old_rows = places_of(catalogue.ids, old.row_of)
     engine: Engine
     if was.engine.name == MILVUS:
         items = Loadable.of_items(vectors, catalogue.ids, catalogue.fields, head.identity)
         engine = again_in_milvus(items, was.engine.parameters, milvus or MilvusSettings())
     else:
-        places = np.array([old.row_of.get(item, -1) for item in catalogue.ids], np.int64)
-        engine = same_engine(vectors, was.engine, space_folder(of), threads, old.vectors, places)
+        engine = same_engine(vectors, was.engine, space_folder(of), threads, old.vectors, old_rows)
     report = space_folder(of) / REPORT
     text = SpaceContent(
         vectors=vectors,
@@ -80,9 +79,9 @@ def _compacted(
         report=report.read_bytes() if report.is_file() else None,
     )
     came = store.own_vectors(list(old.manifest.spaces))
-    spaces = compacted_spaces(of, old.manifest, old.row_of, catalogue.ids, vectors, threads, came)
+    spaces = compacted_spaces(of, old.manifest, old_rows, catalogue.ids, vectors, threads, came)
     content = catalogue.content(encoder.fingerprint, head.identity, {TEXT: text, **spaces})
-    matrices = compacted_matrices(of, old.manifest, old.row_of, catalogue.ids)
+    matrices = compacted_matrices(of, old.manifest, old_rows)
     content = replace(content, matrices=matrices, models=models_of(of, old.manifest))
     # Not over what another encoder was activated with meanwhile.
     folder = write_with(engine, catalogue.available, lambda: write(snapshots, content, over=old.manifest.id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,6 @@ import numpy as np
 from recserve_server_ext.catalogue.own_vectors import OwnSpace, OwnVector, OwnVectors
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Rows, Vectors
-
-_log = logging.getLogger(__name__)
 
 
 class Joined(NamedTuple):
@@ -68,11 +65,3 @@ def joined(
         np.concatenate([rows[kept], upserted]),
         upserted,
     )
-
-
-def warn_of_others(name: str, dim: int, own: Mapping[str, OwnVector]) -> None:
-    """Log how many vectors that came with items have another length than those of a version of their space."""
-    if others := sum(len(one.packed) != 4 * dim for one in own.values()):
-        _log.warning(
-            "%d vectors of items have other lengths than %d, that of the space %r; upsert them again", others, dim, name
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,16 @@ import numpy as np
 
 from recserve_export.index.engine_build import build_engine, last_choice
 from recserve_export.index.engine_choice import Settings
-from recserve_export.index.own_vectors import joined, warn_of_others
+from recserve_export.index.own_vectors import joined
 from recserve_export.stages import Stage, silent
-from recserve_server_ext.catalogue.own_vectors import OwnVectors
+from recserve_server_ext.catalogue.own_vectors import OwnVectors, warn_of_others
 from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
 from recserve_server_ext.index.fields import read_table
+from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.matrix import ItemMatrix, is_matrix, matrix_folder
 from recserve_server_ext.index.model import Model, is_model
@@ -41,6 +43,7 @@ from recserve_server_ext.networks.canonical import check_canonical
 
 #: The codes of `scan` are trained anew once more than this share of the items was coded since they were trained.
 _ADDED: Final = 0.1
+_log = logging.getLogger(__name__)
 #: Vectors compared at a time.
 _CHUNK: Final = 8192
 
@@ -147,7 +150,7 @@ def _space(
         check_canonical(trained.network, folder, f"train it again on this machine: recserve train {name}")
     rows, version = _rows(name, trained.ids, row_of), trained.manifest.version
     came = index.own.get(name, {})
-    warn_of_others(name, trained.manifest.dim, came)
+    warn_of_others(_log, name, trained.manifest.dim, came.values())
     known = joined(trained.vectors, rows, version, came, row_of)
     vectors, inputs, own = placed(known.vectors, trained.inputs, known.rows, index.text, trained.text_map)
     last = None if older is None else last_choice(older, name, vectors.shape, settings)
@@ -171,7 +174,7 @@ def _space(
 
 def _rows(name: str, items: Sequence[str], row_of: Mapping[str, int]) -> Rows:
     """Row of each item, -1 for those that left the catalogue; raises SpaceError where all did."""
-    rows = np.array([row_of.get(item, -1) for item in items], np.int64)
+    rows = places_of(items, row_of)
     if not (rows >= 0).any():
         raise SpaceError(f"the space {name!r} has no item of the catalogue; train it again: recserve train {name}")
     return rows
@@ -182,15 +185,12 @@ def models_of(folder: Path, manifest: SnapshotManifest) -> dict[str, Model]:
     return {name: load_model(folder, name, of) for name, of in manifest.models.items()}
 
 
-def compacted_matrices(
-    folder: Path, manifest: SnapshotManifest, row_of_old: Mapping[str, int], ids: Sequence[str]
-) -> dict[str, ItemMatrix]:
+def compacted_matrices(folder: Path, manifest: SnapshotManifest, old_rows: Rows) -> dict[str, ItemMatrix]:
     """The item-to-item matrices of a snapshot over other items; for the arguments see `compacted_spaces`."""
     rows = np.full(manifest.items, -1, np.int64)
-    old_rows = np.array([row_of_old.get(item, -1) for item in ids], np.int64)
     rows[old_rows[old_rows >= 0]] = np.flatnonzero(old_rows >= 0)
     return {
-        name: ItemMatrix.load(matrix_folder(folder, name), manifest.items, of.version).renumbered(rows, len(ids))
+        name: ItemMatrix.load(matrix_folder(folder, name), manifest.items, of.version).renumbered(rows, len(old_rows))
         for name, of in manifest.matrices.items()
     }
 
@@ -198,7 +198,7 @@ def compacted_matrices(
 def compacted_spaces(
     folder: Path,
     manifest: SnapshotManifest,
-    row_of_old: Mapping[str, int],
+    old_rows: Rows,
     ids: Sequence[str],
     text: Vectors,
     threads: int | None = None,
@@ -209,8 +209,8 @@ def compacted_spaces(
     Args:
         folder: Folder of the snapshot.
         manifest: Manifest of the snapshot.
-        row_of_old: Row in that snapshot of each item id.
-        ids: Item id of each row of the new snapshot.
+        old_rows: [rows] row in that snapshot of each item of the new one; -1 for those that it lacks.
+        ids: [rows] item ids of the new snapshot.
         text: [rows, dim] text vectors of the new snapshot.
         threads: Threads of the build; `None` takes the usable cores.
         own_vectors: Vectors that came with items, by space and item id.
@@ -223,7 +223,6 @@ def compacted_spaces(
         if name == TEXT:
             continue
         space = Space.load(folder, name, of, manifest.items, threads)
-        old_rows = np.array([row_of_old.get(item, -1) for item in ids], np.int64)
         places = np.where(old_rows >= 0, space.place_of[old_rows], -1)
         lasting = places >= 0 if space.upserted is None else (places >= 0) & ~space.upserted[places]
         known = np.flatnonzero(lasting)

@@ -28,6 +28,7 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.features import select
+from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.index.snapshot import SnapshotVectors, current, published, published_encoder
@@ -287,7 +288,7 @@ def text_vectors(workspace: Workspace, items: Sequence[str]) -> Vectors | None:
     if not encoder:
         return None
     stored = SnapshotVectors.load(current(workspace.snapshots), encoder=encoder)
-    rows = np.array([stored.row_of.get(item, -1) for item in items], np.int64)
+    rows = places_of(items, stored.row_of)
     vectors: Vectors = np.where((rows >= 0)[:, None], stored.vectors[rows], np.float32(0.0))
     return vectors
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from recserve_server_ext.batching.batcher import Encode
+from recserve_server_ext.catalogue.own_vectors import warn_of_others
 from recserve_server_ext.catalogue.store import Changes, ItemRow
 from recserve_server_ext.catalogue.view import Delta, View
 from recserve_server_ext.common.arrays import Mask, Vectors
@@ -46,19 +47,9 @@ def with_changes(view: View, changes: Changes, encode: Encode) -> Delta:
     old.items.extend(change.item for change in changes.items)
     places = {change.item.id: place for place, change in enumerate(changes.items, start=old.count)}
     old.own.update((places[item], vectors) for item, vectors in changes.own.items())
-    _warn_of_others(view, changes)
-    return Delta(changes.head.revision, old.items, buffer, count, row_of, available, old.own)
-
-
-def _warn_of_others(view: View, changes: Changes) -> None:
-    """Log how many vectors came for another version of a space, whose vectors have another length."""
     for name, space in view.snapshot.spaces.items():
-        sizes = [len(own[name].packed) for own in changes.own.values() if name in own]
-        if others := sum(size != 4 * space.manifest.dim for size in sizes):
-            _log.warning(
-                "%d vectors of items have other lengths than %d, that of the space %r; upsert them again",
-                others, space.manifest.dim, name,
-            )  # fmt: skip
+        warn_of_others(_log, name, space.manifest.dim, (own[name] for own in changes.own.values() if name in own))
+    return Delta(changes.head.revision, old.items, buffer, count, row_of, available, old.own)
 
 
 def _vectors_of(view: View, changes: Changes, encode: Encode) -> tuple[Vectors, Mask]:

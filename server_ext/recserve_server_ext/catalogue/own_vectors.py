@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,9 +45,13 @@ class OwnVector(NamedTuple):
         """[dim] float32."""
         return np.frombuffer(self.packed, "<f4")
 
+    def is_of(self, dim: int) -> bool:
+        """Whether it has this length."""
+        return len(self.packed) == 4 * dim
+
     def counts(self, space: OwnSpace, has_another: bool) -> bool:
         """Whether a version of its space takes it: of its length, and not older than a vector that the version has."""
-        return len(self.packed) == 4 * space.dim and (not has_another or self.version >= space.version)
+        return self.is_of(space.dim) and (not has_another or self.version >= space.version)
 
 
 #: Vectors of an item by the name of their space.
@@ -79,6 +84,14 @@ def checked(vectors: Mapping[str, Sequence[float]], spaces: Callable[[], Mapping
             raise ValueError(f"$.vectors.{name} is of length {length:g}, which cannot be scaled to 1")
         found[name] = OwnVector(space.version, (vector / length).astype("<f4").tobytes())
     return found
+
+
+def warn_of_others(log: logging.Logger, name: str, dim: int, own: Iterable[OwnVector]) -> None:
+    """Log how many vectors that came with items have another length than those of their space."""
+    if others := sum(not one.is_of(dim) for one in own):
+        log.warning(
+            "%d vectors of items have other lengths than %d, that of the space %r; upsert them again", others, dim, name
+        )
 
 
 def own_of(connection: sa.Connection, ids: Sequence[str]) -> dict[str, dict[str, OwnVector]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, compress, pairwise, repeat
 from typing import Final, Protocol
 
@@ -32,6 +33,7 @@ class RowLookup(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class RecordedHistory:
     """A user's recorded behaviours and seen items; immutable.
 
@@ -48,43 +50,20 @@ class RecordedHistory:
         newest_us: Time of the newest behaviour, in microseconds since 1970; 0 for an empty history.
     """
 
-    __slots__ = (
-        "_rows",
-        "comments",
-        "has_texts",
-        "is_item",
-        "newer",
-        "newest_us",
-        "seen",
-        "subjects",
-        "time_us",
-        "undecayed_weights",
-        "weights",
-    )
+    subjects: list[str]
+    is_item: Mask
+    weights: Floats
+    newer: Floats
+    undecayed_weights: Floats
+    time_us: Ints
+    seen: list[str]
+    newest_us: int = 0
+    comments: Mapping[int, str] = field(default_factory=dict)
+    has_texts: bool = field(init=False)
+    _rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = field(init=False, default=None)
 
-    def __init__(
-        self,
-        subjects: list[str],
-        is_item: Mask,
-        weights: Floats,
-        newer: Floats,
-        undecayed_weights: Floats,
-        time_us: Ints,
-        seen: list[str],
-        newest_us: int = 0,
-        comments: Mapping[int, str] = _NO_COMMENTS,
-    ) -> None:
-        self.subjects = subjects
-        self.is_item = is_item
-        self.weights = weights
-        self.newer = newer
-        self.undecayed_weights = undecayed_weights
-        self.time_us = time_us
-        self.seen = seen
-        self.newest_us = newest_us
-        self.comments = comments
-        self.has_texts = np.count_nonzero(is_item) < len(is_item)
-        self._rows: tuple[weakref.ref[RowLookup], Ints, Ints] | None = None
+    def __post_init__(self) -> None:
+        self.has_texts = bool(np.count_nonzero(self.is_item) < len(self.is_item))
 
     def take(self, is_kept: Mask) -> RecordedHistory:
         """The history without some of its behaviours."""

@@ -162,6 +162,11 @@ class RowTable(Mapping[str, int]):
         return -1
 
 
+def places_of(items: Sequence[str], place_of: Mapping[str, int]) -> Ints:
+    """[items] the place of each by a dictionary, -1 for those that it lacks; a `RowTable` has `rows`."""
+    return np.fromiter((place_of.get(item, -1) for item in items), np.int64, len(items))
+
+
 def _encoded(ids: Sequence[str]) -> list[bytes]:
     """Ids as UTF-8; a lone surrogate, which no id of a catalogue holds, is no error."""
     try:

@@ -138,10 +138,7 @@ def profile_of_user(
         recorded, rows = _within_text_limits(recorded, rows, limits, len(request_texts))
     session_rows = NO_ROWS
     if session or stated:
-        get = view.row_of.get
-        session_rows = np.array(
-            [-1 if behaviour.item is None else get(behaviour.item, -1) for behaviour in session], np.int64
-        )
+        session_rows = view.row_of.rows([behaviour.item or "" for behaviour in session])
         profile, history = _joined(request, session_rows, recorded, rows, now_us)
     else:
         profile, history = _recorded_profile(recorded, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +13,7 @@ from recserve_export.errors import TrainingError
 from recserve_export.stages import Stage, silent
 from recserve_export.training.modalities.media_encoder import MediaEncoder
 from recserve_server_ext.catalogue.store import CatalogueStore
-from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.common.arrays import Mask, Vectors
 
 #: Files that the model is given at once.
 _BATCH: Final = 16
@@ -79,31 +80,26 @@ def encode_items(
             ids += names[usable].tolist()
             found.append((vectors[usable] / norms[usable, None]).astype(np.float32))
             on_progress(len(group))
-    kept = _less_their_mean(ids, found, unreadable)
-    if not kept:
+    if ids:
+        kept, vectors = _less_their_mean(np.concatenate(found))
+        unreadable |= dict.fromkeys(compress(ids, ~kept), "its vector is the mean of all")
+        ids = list(compress(ids, kept))
+    if not ids:
         why = next(iter(unreadable.values()), f"no item has the field {field!r}")
         raise TrainingError(f"no item has a file that can be read: {why}")
-    return Encoded(list(kept), np.stack(list(kept.values())), unreadable, without)
+    return Encoded(ids, vectors, unreadable, without)
 
 
-def _less_their_mean(ids: list[str], found: list[Vectors], unreadable: dict[str, str]) -> dict[str, Vectors]:
-    """Unit vectors by item id; why others have none is added to `unreadable`.
+def _less_their_mean(vectors: Vectors) -> tuple[Mask, Vectors]:
+    """Which vectors [items, dim] differ from the mean of all [items], and what is left of these, scaled to unit length.
 
     What a model gives has much in common for all files, which says nothing of one: J. Mu and P. Viswanath,
     "All-but-the-Top", ICLR 2018.
     """
-    if not ids:
-        return {}
-    vectors = np.concatenate(found).astype(np.float64)
-    vectors -= vectors.mean(axis=0)
-    lengths = np.linalg.norm(vectors, axis=1)
-    kept = {}
-    for item, vector, length in zip(ids, vectors, lengths.tolist(), strict=True):
-        if length > _LEAST:
-            kept[item] = (vector / length).astype(np.float32)
-        else:
-            unreadable[item] = "its vector is the mean of all"
-    return kept
+    left = vectors - vectors.mean(axis=0, dtype=np.float64)
+    lengths = np.linalg.norm(left, axis=1)
+    kept = lengths > _LEAST
+    return kept, (left[kept] / lengths[kept, None]).astype(np.float32)
 
 
 def _of_equal_shapes(items: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, dict[str, Any]]]]:

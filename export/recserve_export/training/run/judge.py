@@ -24,6 +24,7 @@ from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.counts.counts import no_counts
 from recserve_server_ext.index.engines.exact import ExactEngine
+from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.matrix import is_matrix
 from recserve_server_ext.index.model import is_model
 from recserve_server_ext.index.trained import TrainedManifest, TrainedMatrix, TrainedSpace
@@ -75,7 +76,7 @@ def champion_of(folder: Path | None, items: list[str]) -> Champion | str:
     newest_us = found.manifest.made_from.get("log", {}).get("newest_us")
     if newest_us is None:
         return "the version before does not say what it was trained on"
-    places = np.array([place_of.get(item, -1) for item in found.ids], np.int64)
+    places = places_of(found.ids, place_of)
     if isinstance(found, TrainedMatrix):
         learned = Learned(items=np.arange(len(items)), matrix=found.matrix.renumbered(places, len(items)))
         return Champion(found.manifest, newest_us, learned)

@@ -19,6 +19,7 @@ from recserve_export.one_thread import one_thread
 from recserve_export.training.base import Learned, Trainer, TrainingLog, TrainSettings, Work, text_map
 from recserve_export.training.pairs import Pairs
 from recserve_server_ext.common.arrays import Vectors
+from recserve_server_ext.index.item_ids import places_of
 
 #: Updates that an item takes part in, at most: in a small catalogue `steps` would be too many.
 _PASSES: Final = 150
@@ -120,8 +121,7 @@ def _before(state: _State | None, ids: list[str]) -> _State | None:
     """The state with the own vectors of these items; 0 for those that it does not know."""
     if state is None:
         return None
-    place_of = {item: place for place, item in enumerate(state.ids)}
-    places = np.array([place_of.get(item, -1) for item in ids], np.int64)
+    places = places_of(ids, {item: place for place, item in enumerate(state.ids)})
     return state._replace(ids=ids, own=np.where((places >= 0)[:, None], state.own[places], np.float32(0.0)))
 
 

@@ -288,7 +288,8 @@ def test_items_that_no_training_knows_are_young(tmp_path: Path, edited: Edited) 
     view = live.view()
     assert [bool(view.young[view.row_of.get(name, -1)]) for name in ("i3", "i25", "new")] == [False, True, True]
     ids, text = ["new", "i3", "i25"], np.ones((3, DIM), np.float32)
-    compacted = compacted_spaces(current(edited.snapshots), snapshot.manifest, snapshot.row_of, ids, text)[NAME]
+    old_rows = snapshot.row_of.rows(ids)
+    compacted = compacted_spaces(current(edited.snapshots), snapshot.manifest, old_rows, ids, text)[NAME]
     assert compacted.learned is not None
     assert compacted.learned.tolist() == [False, True, False]
 

@@ -151,8 +151,8 @@ def test_compaction_keeps_inputs_and_matrices(edited: Edited, log: TrainingLog, 
     # Other rows: one item is gone, one is new, and the order is another.
     ids = ["new", *[name for name in reversed(snapshot.ids) if name != "i4"]]
     vectors = np.stack([item_vector({"title": name}) for name in ids])
-    arguments = current(edited.snapshots), snapshot.manifest, snapshot.row_of, ids
-    ease = compacted_spaces(*arguments, vectors)["ease"]
+    arguments = current(edited.snapshots), snapshot.manifest, snapshot.row_of.rows(ids)
+    ease = compacted_spaces(*arguments, ids, vectors)["ease"]
     before = snapshot.spaces["ease"]
     assert ease.inputs is not None
     assert before.inputs is not None
