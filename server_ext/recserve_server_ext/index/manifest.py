@@ -16,7 +16,7 @@ from recserve_server_ext.index.space import INPUTS, TEXT, VECTORS, SpaceManifest
 from recserve_server_ext.networks.network import NetworkManifest
 
 MANIFEST = "manifest.json"
-FORMAT = 5
+FORMAT = 6
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,8 @@
 
 User vectors are means and lie off the data, where a graph loses its way; for a scan of short codes it does not matter
 where a query lies. The codes are those of "Quicker ADC" (Andre, Kermarrec, Le Scouarnec 2019), in faiss `IVF,PQx4fs`,
-of item vectors made shorter by a fit to user vectors; see `recserve_server_ext.index.engines.scan_fit`.
+of item vectors made shorter by a fit to user vectors; see `recserve_server_ext.index.engines.scan_fit`. The lists are
+those of `recserve_server_ext.index.engines.scan_lists`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.inner_products import products_by_row
 from recserve_server_ext.index.engines.scan_codes import renumber
 from recserve_server_ext.index.engines.scan_fit import Fit
+from recserve_server_ext.index.engines.scan_lists import Lists, training
 
 CODES = "codes.faiss"
 #: Training vectors that faiss asks for a centre; a code has 16 centres.
@@ -56,11 +58,12 @@ class ScanEngine(Engine):
     name = "scan"
 
     def __init__(
-        self, index: faiss.Index, fit: Fit, vectors: Vectors, parameters: dict[str, int], threads: int
+        self, index: faiss.Index, fit: Fit, lists: Lists, vectors: Vectors, parameters: dict[str, int], threads: int
     ) -> None:
         """Wrap a faiss index of the shortened `vectors` with their rows as ids; see `build` and `load`."""
         self.parameters = parameters
         self._fit = fit
+        self._lists = lists
         self._index = index
         self._vectors = vectors
         self._exact = ExactEngine(vectors)
@@ -95,11 +98,15 @@ class ScanEngine(Engine):
         """
         threads = threads or cpu.usable_cores()
         faiss.omp_set_num_threads(threads)
-        index = faiss.index_factory(fit.rank, f"IVF{lists},PQ{codes}x4fs", faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors @ fit.items)
+        trained_on = vectors[training(len(vectors), lists)] @ fit.items
+        by_mean = Lists.of(trained_on, lists)
+        nearest = faiss.IndexFlatL2(fit.rank)
+        nearest.add(by_mean.means)
+        index = faiss.IndexIVFPQFastScan(nearest, fit.rank, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
+        index.train(trained_on)
         _add(index, fit, vectors, np.arange(len(vectors)), done)
         parameters = {"lists": lists, "codes": codes, "nprobe": nprobe, "rescored": rescored}
-        return cls(index, fit, vectors, parameters, threads)
+        return cls(index, fit, by_mean, vectors, parameters, threads)
 
     @classmethod
     def taken_over(
@@ -129,7 +136,8 @@ class ScanEngine(Engine):
         new = np.flatnonzero(places < 0)
         _add(index, fit, vectors, new)
         added = parameters.get("added", 0) + len(new)
-        return cls(index, fit, vectors, {**parameters, "added": added}, threads)
+        lists = Lists.load(folder, _means(index))
+        return cls(index, fit, lists, vectors, {**parameters, "added": added}, threads)
 
     @classmethod
     def load(
@@ -143,18 +151,20 @@ class ScanEngine(Engine):
                 f"{folder / CODES} holds the codes of {index.ntotal} items of {index.d} dimensions, the vectors beside "
                 f"it make {[len(vectors), fit.rank]}; {REBUILD}"
             )
-        return cls(index, fit, vectors, dict(parameters), threads or cpu.usable_cores())
+        lists = Lists.load(folder, _means(index))
+        return cls(index, fit, lists, vectors, dict(parameters), threads or cpu.usable_cores())
 
     def with_parameters(self, parameters: Mapping[str, int]) -> ScanEngine:
         """The same codes with another `nprobe` and `rescored`."""
         searched = {name: parameters[name] for name in ("nprobe", "rescored")}
         return ScanEngine(
-            self._index, self._fit, self._vectors, {**self.parameters, **searched}, self._in_parts.threads
+            self._index, self._fit, self._lists, self._vectors, {**self.parameters, **searched}, self._in_parts.threads
         )
 
     def save(self, folder: Path) -> None:
-        """Write the codes and the fit."""
+        """Write the codes, the fit and the spreads of the lists."""
         self._fit.save(folder)
+        self._lists.save(folder)
         faiss.write_index(self._index, str(folder / CODES))
 
     def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
@@ -169,12 +179,30 @@ class ScanEngine(Engine):
     def _search_part(self, queries: Vectors, k: int, candidates: int) -> tuple[Rows, Scores]:
         """One thread's share of a search."""
         faiss.omp_set_num_threads(1)  # of the calling thread only
-        _, rows = self._index.search(queries @ self._fit.queries, candidates, params=self._probing)
+        fitted = queries @ self._fit.queries
+        rows = self._candidates(fitted, self._lists.probed(fitted, self.parameters["nprobe"]), candidates)
         rows, scores = _best(rows, products_by_row(queries, self._vectors, rows), k)
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
             rows[short], scores[short] = self._exact.search(queries[short], k)
         return rows, scores
+
+    def _candidates(self, fitted: Vectors, probed: Rows, count: int) -> Rows:
+        """[n, count] rows with the best codes in the lists [n, nprobe] of each query; -1 where these hold fewer."""
+        rows = np.empty((len(fitted), count), np.int64)
+        unused = np.empty(probed.shape, np.float32), np.empty(rows.shape, np.float32)
+        arrays = (np.ascontiguousarray(probed), *unused, rows)
+        self._index.search_preassigned_c(
+            len(fitted), faiss.swig_ptr(fitted), count, *map(faiss.swig_ptr, arrays), False, self._probing
+        )
+        return rows
+
+
+def _means(index: faiss.IndexIVF) -> Vectors:
+    """[lists, rank] means of the lists, in the memory of the index."""
+    means = faiss.downcast_index(index.quantizer)
+    flat: Vectors = faiss.rev_swig_ptr(means.get_xb(), means.ntotal * means.d)
+    return flat.reshape(means.ntotal, means.d)
 
 
 def _read(folder: Path) -> faiss.Index:

@@ -70,7 +70,7 @@ def test_a_store_that_is_written_to_is_read_as_it_is_now(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("snapshots/*/manifest.json", '"format": 5', '"format": 4', "has format 4, this version reads 5"),
+        ("snapshots/*/manifest.json", '"format": 6', '"format": 5', "has format 5, this version reads 6"),
         ("encoder/versions/*/encoder.json", '"format": 2', '"format": 1', "has format 1, this version reads 2"),
     ],
 )

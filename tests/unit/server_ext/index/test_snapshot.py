@@ -94,7 +94,7 @@ def test_what_is_written_comes_back(published: Path) -> None:
         {"year": 1900, "title": "Film 0", "none": None},
     ]
     manifest = loaded.manifest
-    assert (manifest.id, manifest.format, manifest.encoder) == (current(published).name, 5, ENCODER)
+    assert (manifest.id, manifest.format, manifest.encoder) == (current(published).name, 6, ENCODER)
     assert (manifest.revision, manifest.items, manifest.text.dim) == (7, ITEMS, 8)
     assert (manifest.source, manifest.field_weights, manifest.text.recall_target) == ("films", {"title": 2.0}, 0.98)
     assert manifest.text.engine.name == loaded.text.engine.name == "hnsw"
@@ -216,8 +216,8 @@ def test_another_encoder_is_refused_with_both_named(published: Path) -> None:
 
 def test_another_format_is_refused(copy: Path) -> None:
     document = msgspec.json.decode((copy / MANIFEST).read_bytes())
-    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 6, "new": 1}))
-    with pytest.raises(SnapshotError, match=r"format 6, this version reads 5"):
+    (copy / MANIFEST).write_bytes(msgspec.json.encode({**document, "format": 7, "new": 1}))
+    with pytest.raises(SnapshotError, match=r"format 7, this version reads 6"):
         Snapshot.load(copy)
 
 
