@@ -66,7 +66,7 @@ class Settings:
     refinements: int = 3
     items_per_list: tuple[int, ...] = (1024, 256)
     dims_per_code: tuple[int, ...] = (3, 2)
-    rescored: tuple[int, ...] = (640, 320, 240, 160, 120, 100, 80, 60)
+    rescored: tuple[int, ...] = (640, 480, 320, 240, 160, 120, 100, 80, 60)
     users: int = 500
     seed: int = 0
     threads: int | None = None
