@@ -25,6 +25,10 @@ from recserve_server_ext.triton.tls import ServerTls
 
 #: Refusals that are logged of those between two rounds of probes: the newest.
 _REFUSALS: Final = 20
+#: Time between two looks at a server that starts.
+_LOOK_S: Final = 0.01
+#: Such looks until it is asked again.
+_LOOKS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,7 @@ class Supervisor:
         deadline = time.monotonic() + self._timing.start_s
         while faults := self._silent():
             self._manager.tell(WATCHDOG=1)
-            if self._stop.wait(0.1):
+            if self._pause():
                 return False
             if (code := self._process.exit_code()) is not None:
                 self._process.kill()
@@ -223,8 +227,21 @@ class Supervisor:
     def _all_well(self) -> Health:
         return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
 
+    def _pause(self) -> bool:
+        """Wait until a server that did not listen does, or a tenth of a second; whether `request_stop` came."""
+        has_listened = self._plan.endpoint.is_listening
+        for _ in range(_LOOKS):
+            if self._stop.wait(_LOOK_S):
+                return True
+            if not has_listened and self._plan.endpoint.is_listening:
+                break
+        return False
+
     def _silent(self) -> dict[str, str]:
         """Faults of the models that have answered neither a probe nor a caller since the server started."""
+        # A channel that was refused would wait longer and longer until it tries again.
+        if not self._plan.endpoint.is_listening:
+            return {"tritonserver": "it does not listen yet"}
         faults = self._probes.run(self._timing.probe_s)
         answered = self._probes.finished(self._timing.probe_s) if faults else {}
         return {model: fault for model, fault in faults.items() if not answered.get(model)}
@@ -288,8 +305,8 @@ class Supervisor:
     def _restart(self) -> None:
         assert self._process is not None
         self._process.kill()
-        if self._plan.certificates is not None:
-            self._take(replace(self._plan.endpoint, tls=self._plan.certificates.usable(self._plan.endpoint.tls)))
+        tls, certificates = self._plan.endpoint.tls, self._plan.certificates
+        self._take(replace(self._plan.endpoint, tls=tls if certificates is None else certificates.usable(tls)))
         if self._plan.switch is not None:
             self._plan.switch.settle()
         pause = self._timing.pause_s

@@ -32,7 +32,7 @@ from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
-from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_parts, most_parts
+from recserve_server_ext.encoder.tokenizer import TextTokenizer, means_of_parts, most_parts
 from recserve_server_ext.services.refusals import Refusals
 from recserve_server_ext.triton.metrics.models import AdmissionMetrics, release_metrics
 

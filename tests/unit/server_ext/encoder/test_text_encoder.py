@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from recserve_export.encoder.checks.texts import sample_texts
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
-from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
+from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, plan_runs
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
 from support.examples import examples
 from support.exports import Exports
 from support.tiny_encoder import DIM, MAX_TOKENS
