@@ -24,7 +24,8 @@ from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.loaded import ServedEncoders
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.networks.loaded import ServedNetworks
 

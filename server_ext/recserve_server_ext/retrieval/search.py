@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Mask, Rows, Scores, Vectors
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.engines.exact import search_among
+
+if TYPE_CHECKING:
+    from recserve_server_ext.attributes.view import Allowed
+    from recserve_server_ext.catalogue.view import SpaceView
 
 #: A filter that leaves at most this share of the snapshot, or so few items, is selective: all matching items are
 #: scored. With a wider filter the search over-fetches and drops. Measured: docs/decisions/007-filters.md.

@@ -20,7 +20,8 @@ from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import CatalogueError, SnapshotError
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
 from support.examples import examples

@@ -27,7 +27,8 @@ from recserve_server_ext.index.fields import ItemFields, write_fields
 from recserve_server_ext.index.item_ids import ROW_TABLE
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
 from recserve_server_ext.index.plane import PLANE
-from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import FIELDS, IDS, Content, Snapshot, write
 from recserve_server_ext.index.space import REPORT, TEXT, VECTORS
 from support.examples import examples
 from support.small_snapshot import text_space

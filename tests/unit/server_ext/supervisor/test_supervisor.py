@@ -66,7 +66,7 @@ class Watched:
             binary=fake_triton(folder),
             folder=take_run_folder(folder / "run", "1"),
             endpoint=claim_endpoint("127.0.0.1", 0, 0),
-            subject=ProbeSubject("a", loaded_encoder("0123456789abcdef")),
+            subject=lambda: ProbeSubject("a", loaded_encoder("0123456789abcdef")),
             python_models=frozenset(),
             compactor=None,
         )
