@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.encoder.manifest import TOKENIZER, EncoderManifest, Role, read_manifest
@@ -37,6 +36,9 @@ class TextTokenizer:
     """The exported tokenizer: texts -> token ids, with the prompt of their role, truncated to `max_tokens`."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
+        # Here, since models that only take others' vectors have none.
+        from tokenizers import Tokenizer
+
         self._prompts = read_manifest(folder, verify=False).prompts
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()

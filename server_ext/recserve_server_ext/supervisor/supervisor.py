@@ -26,9 +26,9 @@ from recserve_server_ext.triton.tls import ServerTls
 #: Refusals that are logged of those between two rounds of probes: the newest.
 _REFUSALS: Final = 20
 #: Time between two looks at a server that starts.
-_LOOK_S: Final = 0.01
+_LOOK_S: Final = 0.02
 #: Such looks until it is asked again.
-_LOOKS: Final = 10
+_LOOKS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,7 @@ class Supervisor:
     def start(self) -> bool:
         """Start the server and wait until every model answers a real inference.
 
-        A tritonserver that a signal ends is started once more: seldom, version 2.51 aborts in its gRPC poller
-        ("epoll_wait error: Bad file descriptor") before it has loaded anything.
+        A tritonserver that a signal ends is started once more.
 
         Returns:
             Whether it is ready; false where `request_stop` came first.

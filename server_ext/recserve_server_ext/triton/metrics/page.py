@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
 from recserve_server_ext.common.errors import ServerError
@@ -73,6 +72,7 @@ def read_metrics(address: str, timeout_s: float) -> MetricsPage:
         MetricsError: Nobody answers there in time, or what answers has no metrics.
     """
     # Here, since few commands need it, and a server starts before the supervisor does.
+    from http.client import HTTPException
     from urllib.request import ProxyHandler, build_opener
 
     from prometheus_client.parser import text_string_to_metric_families
