@@ -97,7 +97,10 @@ class Endpoint:
         tcp = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(socket.AF_UNIX if self.socket else tcp, socket.SOCK_STREAM) as caller:
             caller.settimeout(_CONNECT_S)
-            return not caller.connect_ex(f"{self.socket}:{self.grpc_port}" if self.socket else (host, self.grpc_port))
+            if caller.connect_ex(f"{self.socket}:{self.grpc_port}" if self.socket else (host, self.grpc_port)):
+                return False
+            # Where nobody listens, a port may be connected with itself.
+            return bool(self.socket) or caller.getsockname() != caller.getpeername()
 
     @property
     def has_local_metrics(self) -> bool:
