@@ -116,8 +116,8 @@ class LiveCatalogue:
             load: Loads a snapshot after verifying every file.
             store: Opens the store of changes; `None` for a catalogue that does not change.
             changed: Called with every new view, in `view`.
-            first: Loads the first snapshot, where verifying all of it would take long; a thread verifies it while it
-                serves.
+            first: Loads the first snapshot, where verifying all of it would take long; from the first call of `view` on
+                a thread verifies it while it serves.
             encode: Encodes the texts of items; called in `view` and by the thread that loads.
             loadable: A number that changes when a snapshot that could not be loaded may be loadable.
 
@@ -142,10 +142,11 @@ class LiveCatalogue:
         self._loading: threading.Thread | None = None
         self._damage = ""
         self.is_verified = first is None
+        self._is_due = False
         self.view()
         self._is_new = False
-        if first is not None:
-            self._begin(self._verify_first)
+        # Not yet: a start would share its cores with that.
+        self._is_due = first is not None
 
     def view(self) -> View:
         """The newest view. Not to be called by two threads at a time.
@@ -169,6 +170,9 @@ class LiveCatalogue:
         if self._told is not self._view:
             self._told = self._view
             self._changed(self._view)
+        if self._is_due and self._loading is None:
+            self._is_due = False
+            self._begin(self._verify_first)
         return self._view
 
     def _look(self) -> None:

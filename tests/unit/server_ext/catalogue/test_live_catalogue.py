@@ -188,9 +188,12 @@ def damage(folder: Path) -> None:
 
 
 def starting(edited: Edited) -> LiveCatalogue:
-    """A catalogue that serves before the vectors are verified."""
+    """A catalogue that serves before the vectors are verified, which begins with its first batch."""
     load = partial(Snapshot.load, encoder=ENCODER)
-    return LiveCatalogue(edited.snapshots, load, lambda: edited.store, first=partial(load, verify_vectors=False))
+    live = LiveCatalogue(edited.snapshots, load, lambda: edited.store, first=partial(load, verify_vectors=False))
+    assert live._loading is None
+    live.view()
+    return live
 
 
 def test_a_first_snapshot_is_verified_while_it_serves(edited: Edited) -> None:

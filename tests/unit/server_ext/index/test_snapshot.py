@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index import snapshot as snapshot_module
+from recserve_server_ext.index import pointers
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngine
@@ -282,7 +282,7 @@ def test_a_writer_that_fails_publishes_nothing(copy: Path, monkeypatch: pytest.M
     def fail(path: Path, content: bytes) -> None:
         raise OSError("no rename")
 
-    monkeypatch.setattr(snapshot_module, "write_file", fail)
+    monkeypatch.setattr(pointers, "write_file", fail)
     with pytest.raises(OSError, match="no rename"):
         write(snapshots, good)
     assert current(snapshots) == copy
