@@ -133,7 +133,8 @@ def _subject(
     opened: Callable[[], CatalogueStore],
 ) -> ProbeSubject:
     """See `Plan.subject`."""
-    _open_interactions(handed.interactions, workspace, handed.serve)
+    if Path(handed.interactions).is_file():  # any other store was opened before
+        _open_interactions(handed.interactions, workspace, handed.serve)
     if handed.store:
         opened().check_known(first.snapshot.revision)
     return ProbeSubject(first.item(), first.encoder, bool(handed.store), networks.loaded)

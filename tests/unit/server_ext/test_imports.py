@@ -29,6 +29,7 @@ LEFT = {
     ),
     "triton.backend": LARGE | ENGINES,
     "services.interactions": ENGINES | {"pyarrow", "onnxruntime", "sqlalchemy.dialects.postgresql"},
+    "services.items": {"faiss", "pyarrow", "onnxruntime", "tokenizers", "sqlalchemy.dialects.postgresql"},
     "services.recommend": {"onnxruntime", "faiss", "sqlalchemy.dialects.postgresql"},
     "strategies.registry": LARGE,
     "supervisor.supervisor": LARGE,
