@@ -36,7 +36,7 @@ Key = TypeVar("Key")
 
 
 def _insert_into(table: sa.Table, dialect: str) -> _Upsert:
-    """An insert of a dialect, of which no other one is imported: that of PostgreSQL brings its drivers."""
+    """An insert of a dialect; no other one is imported, and that of PostgreSQL is large."""
     insert: _Upsert = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     return insert
 

@@ -235,7 +235,7 @@ class Database:
 def _share_conditions(tables: sa.MetaData) -> None:
     """Give the indexes of PostgreSQL the conditions of SQLite's, which alone are declared.
 
-    A declared one would import PostgreSQL's dialect with its drivers, in every process and for SQLite too.
+    A declared one would import the dialect of PostgreSQL in every process, for SQLite too.
     """
     for table in tables.tables.values():
         for index in table.indexes:
