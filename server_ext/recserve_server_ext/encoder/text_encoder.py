@@ -19,10 +19,10 @@ from recserve_server_ext.encoder.tokenizer import TextTokenizer, TokenTable, mea
 #: Most tokens (rows x longest row) of one run. Beyond 256 a run leaves the CPU's cache: 1,024 cost 15% more CPU for
 #: titles and 80% for descriptions (Zen 3, 2 threads). Below 96 the matrix products are too small.
 TOKEN_BUDGET = 192
-#: Least tokens of a run.
-_LEAST_TOKENS = 32
-#: Least runs for each thread, so that the threads end together.
-_RUNS_PER_THREAD = 2
+#: Least tokens to part between threads: with 64 a text costs a quarter more, with 32 two thirds more.
+_LEAST_TOKENS = 96
+#: Tokens that would cost as much as what a run costs however short it is. Measured: docs/decisions/NNN.
+_RUN_COST = 24
 
 
 class TextEncoder:
@@ -115,7 +115,10 @@ class TextEncoder:
 
 
 def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
-    """Rows of each run: similar lengths together, longest first, work for every thread.
+    """Rows of each run: the cheapest runs of similar lengths, longest first, with work for every thread.
+
+    A run costs its tokens with padding, and `_RUN_COST`. The split of the sorted rows with the least sum is found by
+    dynamic programming from the shortest row on.
 
     Args:
         lengths: [texts] tokens of each text.
@@ -124,10 +127,17 @@ def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
         Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.
     """
     order = np.argsort(-lengths, kind="stable")
-    share = int(lengths.sum()) // (_RUNS_PER_THREAD * threads)
+    share = int(lengths.sum()) // threads if threads > 1 else TOKEN_BUDGET
     budget = min(TOKEN_BUDGET, max(_LEAST_TOKENS, share))
+    counts, costs, ends = np.arange(1, budget + 1), np.zeros(len(order) + 1, np.int64), [0] * len(order)
+    for start in range(len(order) - 1, -1, -1):
+        longest = max(1, int(lengths[order[start]]))
+        most = max(1, min(len(order) - start, budget // longest))
+        of_run = longest * counts[:most] + costs[start + 1 : start + 1 + most]
+        best = int(of_run.argmin())
+        costs[start] = of_run[best] + _RUN_COST
+        ends[start] = start + 1 + best
     start = 0
     while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+        yield order[start : ends[start]]
+        start = ends[start]
