@@ -120,6 +120,30 @@ def test_as_many_as_wanted_and_no_more_than_there_are(engine: Engine, k: int) ->
     assert np.isneginf(scores[:, found:]).all()
 
 
+def test_banned_items_are_left_out_and_others_take_their_place(engine: Engine, vectors: Vectors) -> None:
+    queries = unit(7, 8)
+    best, _ = ExactEngine(vectors).search(queries, ITEMS)
+    nobody, far = np.empty(0, np.int64), best[4, 1000:1050]
+    banned = [best[0, :20], nobody, best[2, 5:7], best[3, :1], far, best[5, :500], best[6, ::2]]
+    rows, scores = engine.search(queries, 10, banned=banned)
+    expected = [line[~np.isin(line, some)][:10] for line, some in zip(best, banned, strict=True)]
+    assert all(not np.isin(line, some).any() for line, some in zip(rows, banned, strict=True))
+    # Of 70; engines need not find all.
+    assert sum(np.isin(line, wanted).sum() for line, wanted in zip(rows, expected, strict=True)) >= 66
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), atol=1e-6)
+    for number, query in enumerate(queries):
+        np.testing.assert_array_equal(engine.search(query[None], 10, banned=[banned[number]])[0][0], rows[number])
+
+
+def test_all_but_a_few_may_be_banned(engine: Engine) -> None:
+    queries = unit(2, 9)
+    rows, scores = engine.search(queries, 10, banned=[np.arange(ITEMS - 4), np.arange(ITEMS)])
+    assert sorted(rows[0, :4].tolist()) == list(range(ITEMS - 4, ITEMS))
+    assert (np.diff(scores[0, :4]) <= 0).all()
+    assert np.isneginf([*scores[0, 4:], *scores[1]]).all()
+    assert {*rows[0, 4:].tolist(), *rows[1].tolist()} == {-1}
+
+
 def test_nobody(engine: Engine) -> None:
     assert engine.search(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
 

@@ -16,7 +16,8 @@ import protocol_pages
 from recserve_client.contract import MEANING_OF, STATUS_OF, ErrorKind
 from recserve_client.contract.recommend import RecommendRequest
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import current, first_id
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import first_id
 from support.served import Served
 from support.wire import Wire
 

@@ -35,7 +35,7 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.encoder.versions import VERSIONS, Version, active, find, versions
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
 from recserve_server_ext.index.manifest import write_manifest
-from recserve_server_ext.index.snapshot import current, publish
+from recserve_server_ext.index.pointers import current, publish
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import NOW, PSEUDONYMS, event
 from support.exports import Exports

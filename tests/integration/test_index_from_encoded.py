@@ -19,7 +19,8 @@ from recserve_export.cli import index as cli_index
 from recserve_export.cli.catalogue import commands as cli_catalogue
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 
 #: Exit code, standard output and standard error of a command; a traceback fails the test.
 Command = Callable[..., tuple[int, str, str]]

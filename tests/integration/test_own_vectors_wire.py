@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from recserve_client import Client, ClientOptions, NewItem, item
 from recserve_client.cli.main import build_app
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import published
+from recserve_server_ext.index.pointers import published
 from support.served import Served, served, wait_for_snapshot
 from support.tiny_home import copy_home
 from support.wire import Wire

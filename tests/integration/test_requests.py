@@ -18,7 +18,8 @@ from recserve_client.contract.models import of_encoder
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from support.wire import RawTensor, Wire, element
 
 pytestmark = pytest.mark.triton

@@ -11,7 +11,8 @@ import pytest
 from recserve_client import Client, ClientOptions, interaction
 from recserve_export.training.sentiment.home import SentimentRequest, train_sentiment
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.store import InteractionStore
 from support.comments import rated_events
 from support.events import NOW

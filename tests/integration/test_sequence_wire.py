@@ -22,7 +22,8 @@ from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshot_versions import collect
 from recserve_server_ext.index.space import SpaceManifest
 from recserve_server_ext.index.trained import TrainedSpace, publish_space

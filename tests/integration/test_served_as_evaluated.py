@@ -19,7 +19,8 @@ from recserve_benchmarks.evaluation.split import Part
 from recserve_client import Client, ClientOptions
 from recserve_client.contract import RecommendRequest, Slate
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.key_file import read_pseudonyms

@@ -24,7 +24,8 @@ from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.files import write_file, write_json
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.selection import choose_encoder
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained import TrainedSpace, publish_space
 from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.interaction import Interaction

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained_versions import current_spaces, kept_versions
 
 _LOOK_S = 0.02

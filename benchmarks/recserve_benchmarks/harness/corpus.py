@@ -14,8 +14,10 @@ from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 
 
 @dataclass(frozen=True, eq=False)

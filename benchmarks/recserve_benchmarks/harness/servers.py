@@ -38,7 +38,7 @@ ECHO: Final = "echo"
 #: Callers of a load that is not said to have another number.
 CALLERS: Final = 32
 _START_S: Final = 120.0
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.01
 
 
 class LoadCost(NamedTuple):

@@ -20,7 +20,8 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.hnsw import GRAPH
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import space_folder
 
 #: Without it, idle turns of the threads of BLAS would count as CPU time of the search.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -33,9 +32,13 @@ class PeerGraph(Engine):
         self._in_parts = PartedSearch(cpu.usable_cores(), self.name)
         self._index = self._build(vectors)
 
-    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `Engine.search`; there are more than k items."""
-        return self._in_parts(partial(self._search, k=k, ef=self.parameters["ef"] if ef is None else ef), queries)
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, banned: Sequence[Rows] = ()
+    ) -> tuple[Rows, Scores]:
+        """See `Engine.search`; there are more than k items, and none is banned."""
+        assert not banned
+        width = self.parameters["ef"] if ef is None else ef
+        return self._in_parts(lambda part: self._search(queries[part], k, width), len(queries))
 
     def with_parameters(self, parameters: Mapping[str, int]) -> Self:
         """The same graph with another default `ef`."""

@@ -24,7 +24,8 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.history.features import select
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained import Origin
 from recserve_server_ext.index.trained_versions import make_current
 from recserve_server_ext.interactions.columns import InteractionColumns

@@ -9,22 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 #: Results alone go to standard output, so that it can be piped.
 out = Console(width=None if sys.stdout.isatty() else 100)
@@ -66,25 +58,36 @@ def tell_ready(file: Path | None, **addresses: str) -> None:
         aside.replace(file)
 
 
-class _Rate(ProgressColumn):
-    """Things done in a second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate; nothing before the first step, or where there is no total."""
-        speed = task.finished_speed or task.speed
-        if speed is None or task.total is None:
-            return Text("")
-        return Text(f"{speed:,.0f}/s" if speed >= 1 else f"{speed:.2g}/s")
-
-
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Progress]:
     """A progress bar on standard error with a single task, whose id is 0: done of all, rate, time spent and left."""
+    # Here, since no other command shall wait for their import.
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Things done in a second; nothing before the first step, or where there is no total."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            if speed is None or task.total is None:
+                return Text("")
+            return Text(f"{speed:,.0f}/s" if speed >= 1 else f"{speed:.2g}/s")
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        _Rate(),
+        Rate(),
         TimeElapsedColumn(),
         TextColumn("" if total is None else "left"),
         TimeRemainingColumn(),

@@ -9,7 +9,7 @@ from recserve_export.index.report import read_report
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 
 
 def cut_texts(home: Path) -> str:

@@ -14,7 +14,8 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.fields import ItemFields, read_table
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.plane import Plane
-from recserve_server_ext.index.snapshot import FIELDS, IDS, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import FIELDS, IDS
 from recserve_server_ext.index.space import VECTORS, map_array, space_folder
 
 #: Items that are drawn.

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.fields import read_table
-from recserve_server_ext.index.snapshot import IDS, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import IDS
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers
 

@@ -14,7 +14,7 @@ import psutil
 
 from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
+from recserve_server_ext.index.pointers import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import kept_versions
 

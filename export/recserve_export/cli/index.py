@@ -97,7 +97,7 @@ def report(
     check_folder(html)
     with explained(OSError):
         from recserve_export.index.report import draw, read_report, shown
-        from recserve_server_ext.index.snapshot import current
+        from recserve_server_ext.index.pointers import current
 
         folder = current(Workspace(home).snapshots)
         found = read_report(folder, space)

@@ -26,7 +26,8 @@ from recserve_export.stages import Stage, quiet
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 from recserve_server_ext.common.files import sha256_of, write_json
 from recserve_server_ext.encoder.manifest import INT8, MANIFEST, MODEL, TOKENIZER, EncoderManifest, Precision
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.tokenizer import TextTokenizer, TokenTable
 
 if TYPE_CHECKING:
     from recserve_export.encoder.checks.reference import Reference

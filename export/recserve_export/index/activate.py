@@ -21,7 +21,7 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.encoder.loaded import loaded
 from recserve_server_ext.encoder.versions import Version, discard, find, made_by
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import current, published_encoder
+from recserve_server_ext.index.pointers import current, published_encoder
 from recserve_server_ext.index.snapshot_versions import activate as publish_snapshot
 from recserve_server_ext.index.snapshot_versions import before_last_encoder, newest_of
 from recserve_server_ext.supervisor.run_folder import is_held

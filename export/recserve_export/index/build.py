@@ -29,7 +29,8 @@ from recserve_server_ext.encoder.manifest import read_manifest as read_encoder_m
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import Content, SnapshotVectors, current, published_encoder, write
+from recserve_server_ext.index.pointers import current, published_encoder
+from recserve_server_ext.index.snapshot import Content, SnapshotVectors, write
 from recserve_server_ext.index.snapshot_versions import newest_of
 from recserve_server_ext.index.space import MILVUS, TEXT, SpaceContent
 from recserve_server_ext.index.trained_versions import current_spaces

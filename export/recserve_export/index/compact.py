@@ -21,7 +21,8 @@ from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.milvus.collection import Loadable
 from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import SnapshotVectors, current, write
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import SnapshotVectors, write
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.space import MILVUS, REPORT, TEXT, SpaceContent, space_folder
 

@@ -35,7 +35,7 @@ from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.engine import Engine
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 
 #: Items of the sample.
 SAMPLE: Final = 10_000

@@ -14,7 +14,8 @@ from recserve_export.stages import Stage, silent
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import current, published, write_over
+from recserve_server_ext.index.pointers import current, published
+from recserve_server_ext.index.snapshot import write_over
 from recserve_server_ext.index.trained import read_trained
 from recserve_server_ext.index.trained_versions import find_version, make_current, version_before
 

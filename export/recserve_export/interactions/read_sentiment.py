@@ -9,7 +9,8 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.encoder.versions import active
 from recserve_server_ext.history.sentiment import NAME, Sentiment, Verdicts
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import current, load_model, published
+from recserve_server_ext.index.pointers import current, published
+from recserve_server_ext.index.snapshot import load_model
 
 
 def sentiment_of(workspace: Workspace) -> Callable[[list[str]], Verdicts] | None:

@@ -31,7 +31,8 @@ from recserve_server_ext.history.features import select
 from recserve_server_ext.index.item_ids import places_of
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.index.snapshot import SnapshotVectors, current, published, published_encoder
+from recserve_server_ext.index.pointers import current, published, published_encoder
+from recserve_server_ext.index.snapshot import SnapshotVectors
 from recserve_server_ext.index.trained import Origin, publish_matrix, publish_model, publish_space, trained_manifest
 from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore

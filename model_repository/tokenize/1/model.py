@@ -9,7 +9,7 @@ from recserve_client.contract import RequestError
 from recserve_client.contract.models import ATTENTION_MASK, INPUT_IDS, REQUEST_ROWS
 from recserve_server_ext.encoder.manifest import read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, width_of
-from recserve_server_ext.encoder.text_encoder import TextTokenizer
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
 from recserve_server_ext.services.recommend_text import texts_of
 from recserve_server_ext.triton.backend import (
     door_of,

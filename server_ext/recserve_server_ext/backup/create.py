@@ -31,7 +31,7 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.interactions.ledger import Ledger
 from recserve_server_ext.storage.dumps import Frozen
 

@@ -24,7 +24,8 @@ from recserve_server_ext.encoder.item_vectors import made_with
 from recserve_server_ext.encoder.loaded import ServedEncoders
 from recserve_server_ext.index.engines.engine import RemoteEngine
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.networks.loaded import ServedNetworks
 
@@ -115,8 +116,8 @@ class LiveCatalogue:
             load: Loads a snapshot after verifying every file.
             store: Opens the store of changes; `None` for a catalogue that does not change.
             changed: Called with every new view, in `view`.
-            first: Loads the first snapshot, where verifying all of it would take long; a thread verifies it while it
-                serves.
+            first: Loads the first snapshot, where verifying all of it would take long; from the first call of `view` on
+                a thread verifies it while it serves.
             encode: Encodes the texts of items; called in `view` and by the thread that loads.
             loadable: A number that changes when a snapshot that could not be loaded may be loadable.
 
@@ -141,10 +142,11 @@ class LiveCatalogue:
         self._loading: threading.Thread | None = None
         self._damage = ""
         self.is_verified = first is None
+        self._is_due = False
         self.view()
         self._is_new = False
-        if first is not None:
-            self._begin(self._verify_first)
+        # Not yet: a start would share its cores with that.
+        self._is_due = first is not None
 
     def view(self) -> View:
         """The newest view. Not to be called by two threads at a time.
@@ -168,6 +170,9 @@ class LiveCatalogue:
         if self._told is not self._view:
             self._told = self._view
             self._changed(self._view)
+        if self._is_due and self._loading is None:
+            self._is_due = False
+            self._begin(self._verify_first)
         return self._view
 
     def _look(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +48,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the encoder and the index on Triton, watched, until SIGTERM or Ctrl-C."""
+    gc.disable()  # until all is imported, which leaves no garbage
     from recserve_server_ext.common.errors import ServerError
     from recserve_server_ext.config.server import ServeSettings, read_settings
 
@@ -61,6 +63,8 @@ def serve(
         fail(f"a setting is wrong: {error}", code=2)
     except ServerError as error:
         fail(str(error))
+    finally:
+        gc.enable()
 
 
 def _refuse_open(settings: ServeSettings, *, insecure: bool) -> None:
@@ -75,7 +79,6 @@ def _refuse_open(settings: ServeSettings, *, insecure: bool) -> None:
 def _run(
     workspace: Workspace, settings: ServeSettings, triton: Path | None, ready_file: Path | None, *, log_json: bool
 ) -> None:
-    import gc
     import os
 
     from recserve_server_ext.access.key_file import read_keys
@@ -118,6 +121,7 @@ def _run(
     if not ready:
         supervisor.stop()
         return
+    gc.enable()
     if not log_json:
         note(f"serving on {plan.endpoint.grpc} (gRPC), metrics on http://{plan.endpoint.metrics}/metrics")
         note(f'try: recserve recommend --address {plan.endpoint.grpc} --text "space opera"')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import DAY_S, MICROSECONDS
 from recserve_server_ext.config.counts import ClickPrior
+from recserve_server_ext.counts.counts import ClickCounts
 from recserve_server_ext.interactions.reads import in_columns
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers, interactions
@@ -34,27 +34,6 @@ _MAX_RECENT: Final = 200_000
 _CHUNK: Final = 1000
 _COLUMNS: Final = msgspec.json.Decoder(tuple[list[str], list[int], list[str]])
 _SLATES: Final = msgspec.json.Decoder(list[list[str]])
-
-
-def _empty() -> Ints:
-    return np.empty(0, np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class ClickCounts:
-    """Impressions and clicks of the recommended items.
-
-    Attributes:
-        items: Item ids.
-        shown: [items] answers that contain the item.
-        clicked: [items] those of them in which it was clicked.
-        prior: Beta prior of the click rate.
-    """
-
-    items: list[str] = field(default_factory=list)
-    shown: Ints = field(default_factory=_empty)
-    clicked: Ints = field(default_factory=_empty)
-    prior: ClickPrior = field(default_factory=ClickPrior)
 
 
 def read_clicks(store: InteractionStore, prior: ClickPrior) -> ClickCounts:
@@ -139,7 +118,7 @@ def _answers(
 
 def _shown(connection: sa.Connection, codes: dict[str, int]) -> tuple[Ints, Ints]:
     """[impressions] number of the answer, and code of the item; new items are added to `codes`."""
-    numbers, places = [_empty()], [_empty()]
+    numbers, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for _, named, slates in _answers(connection, _newest(connection, answers.c.number)):
         lengths = np.array([len(slate) for slate in slates], np.int64)
         numbers.append(np.repeat(np.array(named, np.int64), lengths))

@@ -14,8 +14,8 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.counts import CountSettings
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.counts.clicks import ClickCounts, read_clicks
-from recserve_server_ext.counts.counts import Counts, counts_of, no_counts
+from recserve_server_ext.counts.clicks import read_clicks
+from recserve_server_ext.counts.counts import ClickCounts, Counts, counts_of, no_counts
 from recserve_server_ext.counts.popularity import unchanged_until
 from recserve_server_ext.counts.reader import LogReader
 from recserve_server_ext.interactions import reads as interaction_reads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import ORDINALS_US
-from recserve_server_ext.config.counts import CountSettings
-from recserve_server_ext.counts.clicks import ClickCounts
+from recserve_server_ext.config.counts import ClickPrior, CountSettings
 from recserve_server_ext.counts.neighbours import Neighbours, neighbours_of
 from recserve_server_ext.counts.popularity import PopularityCounts, count_popularity, no_popularity
 
@@ -23,6 +22,27 @@ _MAX_ITEMS: Final = 50_000
 #: Active users that a context needs for popularity of its own, and values of one context name.
 MIN_USERS: Final = 20
 _MAX_VALUES: Final = 50
+
+
+def _empty() -> Ints:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class ClickCounts:
+    """Impressions and clicks of the recommended items.
+
+    Attributes:
+        items: Item ids.
+        shown: [items] answers that contain the item.
+        clicked: [items] those of them in which it was clicked.
+        prior: Beta prior of the click rate.
+    """
+
+    items: list[str] = field(default_factory=list)
+    shown: Ints = field(default_factory=_empty)
+    clicked: Ints = field(default_factory=_empty)
+    prior: ClickPrior = field(default_factory=ClickPrior)
 
 
 @dataclass(frozen=True, eq=False)

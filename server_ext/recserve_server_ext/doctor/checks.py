@@ -182,7 +182,8 @@ def _target(workspace: Workspace, settings: ServeSettings, explicit: Path | None
 
 
 def _snapshot(workspace: Workspace, settings: ServeSettings) -> Outcome:
-    from recserve_server_ext.index.snapshot import Snapshot, current
+    from recserve_server_ext.index.pointers import current
+    from recserve_server_ext.index.snapshot import Snapshot
 
     encoder = read_manifest(choose_encoder(workspace, settings.precision), verify=False).runtime_fingerprint
     manifest = Snapshot.load(current(workspace.snapshots), encoder=encoder).manifest
@@ -192,7 +193,7 @@ def _snapshot(workspace: Workspace, settings: ServeSettings) -> Outcome:
 def _store(workspace: Workspace, settings: ServeSettings) -> Outcome:
     from recserve_server_ext.catalogue.store import CatalogueStore
     from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
-    from recserve_server_ext.index.snapshot import current
+    from recserve_server_ext.index.pointers import current
 
     place = workspace.store_at(settings.store)
     if isinstance(place, Path) and not place.is_file():

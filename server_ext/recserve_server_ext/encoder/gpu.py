@@ -14,7 +14,7 @@ from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.config.server import Provider
 from recserve_server_ext.encoder.manifest import MODEL, read_manifest
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
-from recserve_server_ext.encoder.text_encoder import TextTokenizer
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
 
 #: Names of the providers in onnxruntime.
 PROVIDERS: Final[Mapping[Provider, str]] = {

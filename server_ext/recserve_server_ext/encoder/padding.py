@@ -11,7 +11,7 @@ from recserve_server_ext.common.arrays import Ints, Rows
 from recserve_server_ext.config.server import Target
 
 if TYPE_CHECKING:
-    from recserve_server_ext.encoder.text_encoder import TokenTable
+    from recserve_server_ext.encoder.tokenizer import TokenTable
 
 #: Triton batches only requests of equal width, and every width is a shape to warm up, so there are few. For TensorRT,
 #: where a width has a profile with its own memory, each is twice the one before; onnxruntime has one more between.

@@ -6,98 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Ints, Vectors
 from recserve_server_ext.common.errors import EncoderError
-from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, EncoderManifest, Role, read_manifest
+from recserve_server_ext.encoder.manifest import MODEL, EncoderManifest, Role, read_manifest
+from recserve_server_ext.encoder.tokenizer import TextTokenizer, TokenTable, means_of_parts, most_parts
 
 #: Most tokens (rows x longest row) of one run. Beyond 256 a run leaves the CPU's cache: 1,024 cost 15% more CPU for
 #: titles and 80% for descriptions (Zen 3, 2 threads). Below 96 the matrix products are too small.
 TOKEN_BUDGET = 192
-#: Least tokens of a run.
-_LEAST_TOKENS = 32
-#: Least runs for each thread, so that the threads end together.
-_RUNS_PER_THREAD = 2
-#: Most parts of a long text that count for its vector; the rest is cut off.
-MOST_CHUNKS = 32
-
-
-class TokenTable(NamedTuple):
-    """Token ids of texts, or of parts of texts, padded on the right.
-
-    Attributes:
-        ids: [rows, longest]; 0 beyond a row's length.
-        lengths: [rows] number of tokens of each row.
-    """
-
-    ids: Ints
-    lengths: Ints
-
-    @property
-    def mask(self) -> Ints:
-        """[rows, longest]: 1 for a token, 0 for padding."""
-        return (np.arange(self.ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
-
-
-class TextTokenizer:
-    """The exported tokenizer: texts -> token ids, with the prompt of their role, truncated to `max_tokens`."""
-
-    def __init__(self, folder: Path, max_tokens: int) -> None:
-        self._prompts = read_manifest(folder, verify=False).prompts
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of token ids."""
-        return int(self._tokenizer.get_vocab_size())
-
-    def __call__(self, texts: Sequence[str], role: Role = "query") -> TokenTable:
-        """Token ids of the texts, a row each; for many texts it uses all cores, without the interpreter lock."""
-        return _table([encoding.ids for encoding in self._encodings(texts, role)])
-
-    def in_parts(self, texts: Sequence[str], role: Role, most: int) -> tuple[TokenTable, Ints, int]:
-        """Token ids of the texts, a row for each part of a text.
-
-        Args:
-            most: Most parts of a text.
-
-        Returns:
-            The rows, text by text; [texts] number of rows of each; number of texts that were cut off.
-        """
-        rows: list[list[int]] = []
-        counts: list[int] = []
-        cut = 0
-        for encoding in self._encodings(texts, role):
-            overflowing = encoding.overflowing
-            cut += len(overflowing) >= most
-            parts = [encoding, *overflowing[: most - 1]]
-            rows += [part.ids for part in parts]
-            counts.append(len(parts))
-        return _table(rows), np.array(counts, np.int64), cut
-
-    def _encodings(self, texts: Sequence[str], role: Role) -> list[Any]:
-        prompt: str = getattr(self._prompts, role)
-        encodings: list[Any] = self._tokenizer.encode_batch(
-            [prompt + text for text in texts] if prompt else list(texts)
-        )
-        return encodings
-
-
-def _table(rows: list[list[int]]) -> TokenTable:
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    ids = np.zeros((len(rows), int(lengths.max(initial=2))), np.int64)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
-        (token for row in rows for token in row), np.int64, int(lengths.sum())
-    )
-    return TokenTable(ids, lengths)
+#: Least tokens to part between threads: with 64 a text costs a quarter more, with 32 two thirds more.
+_LEAST_TOKENS = 96
+#: Tokens that would cost as much as what a run costs however short it is. Measured: docs/decisions/NNN.
+_RUN_COST = 24
 
 
 class TextEncoder:
@@ -189,22 +114,11 @@ class TextEncoder:
         return result
 
 
-def most_parts(manifest: EncoderManifest, role: Role) -> int:
-    """Most parts of a text that count for its vector; the rest is cut off."""
-    return MOST_CHUNKS if role == "passage" and manifest.long_text == "chunk_mean" else 1
-
-
-def means_of_parts(vectors: Vectors, counts: Ints) -> Vectors:
-    """Unit means [texts, dim] of the rows of each text; vectors [rows, dim], counts [texts] of at least 1."""
-    if len(vectors) == len(counts):
-        return vectors
-    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0)
-    means: Vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.float32(1e-12))
-    return means
-
-
 def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
-    """Rows of each run: similar lengths together, longest first, work for every thread.
+    """Rows of each run: the cheapest runs of similar lengths, longest first, with work for every thread.
+
+    A run costs its tokens with padding, and `_RUN_COST`. The split of the sorted rows with the least sum is found by
+    dynamic programming from the shortest row on.
 
     Args:
         lengths: [texts] tokens of each text.
@@ -213,10 +127,17 @@ def plan_runs(lengths: Ints, threads: int) -> Iterator[Ints]:
         Row numbers; at most `TOKEN_BUDGET` tokens with padding, unless one text alone has more.
     """
     order = np.argsort(-lengths, kind="stable")
-    share = int(lengths.sum()) // (_RUNS_PER_THREAD * threads)
+    share = int(lengths.sum()) // threads if threads > 1 else TOKEN_BUDGET
     budget = min(TOKEN_BUDGET, max(_LEAST_TOKENS, share))
+    counts, costs, ends = np.arange(1, budget + 1), np.zeros(len(order) + 1, np.int64), [0] * len(order)
+    for start in range(len(order) - 1, -1, -1):
+        longest = max(1, int(lengths[order[start]]))
+        most = max(1, min(len(order) - start, budget // longest))
+        of_run = longest * counts[:most] + costs[start + 1 : start + 1 + most]
+        best = int(of_run.argmin())
+        costs[start] = of_run[best] + _RUN_COST
+        ends[start] = start + 1 + best
     start = 0
     while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+        yield order[start : ends[start]]
+        start = ends[start]

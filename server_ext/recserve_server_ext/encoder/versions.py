@@ -96,7 +96,7 @@ def made_by(encoders: Path, fingerprint: str) -> Version | None:
 def active(workspace: Workspace) -> Version | None:
     """The served version, which made the published snapshot; `None` where it is not here, or nothing is published."""
     # Imported here: it needs packages that an export does not have.
-    from recserve_server_ext.index.snapshot import published_encoder
+    from recserve_server_ext.index.pointers import published_encoder
 
     fingerprint = published_encoder(workspace.snapshots)
     return made_by(workspace.encoder, fingerprint) if fingerprint else None

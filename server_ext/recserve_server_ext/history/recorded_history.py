@@ -6,16 +6,18 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, compress, pairwise, repeat
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.weights import WeightedInteractions, weigh
 from recserve_server_ext.interactions.columns import InteractionColumns, among
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import RowOf
 
 #: Largest weight of a behaviour; only ratios within a history matter.
 _MAX_WEIGHT: Final = 1e6

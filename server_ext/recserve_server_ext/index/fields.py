@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recserve_server_ext.common.arrays import Rows
+from recserve_server_ext.common.arrays import Mask, Rows
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
 from recserve_server_ext.common.units import INT64
@@ -168,3 +168,9 @@ def read_table(path: Path) -> pa.Table:
 def whole(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array, which is not copied where it was written as one."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def flags(column: pa.ChunkedArray) -> Mask:
+    """[rows] a column of booleans without nulls; not by `to_numpy`, which imports pandas where that is installed."""
+    numbers = whole(pc.cast(column, pa.uint8()))
+    return np.frombuffer(numbers.buffers()[1], np.uint8, len(numbers), numbers.offset).astype(np.bool_)

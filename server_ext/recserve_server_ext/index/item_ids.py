@@ -98,7 +98,7 @@ class RowTable(Mapping[str, int]):
         """Map the table of a snapshot; raises SnapshotError where it cannot be read."""
         path = folder / ROW_TABLE
         with reading(path, SnapshotError, REBUILD):
-            return cls(ids, np.load(path, mmap_mode="r"))
+            return cls(ids, np.load(path, mmap_mode="r").view(np.ndarray))
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -20,23 +20,19 @@ import pyarrow as pa
 
 from recserve_server_ext.common.arrays import Mask, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.common.files import LOCK, exclusive, new_folder, reading, sha256_of, write_file
+from recserve_server_ext.common.files import LOCK, exclusive, new_folder, sha256_of
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.fields import ItemFields, read_table, whole, write_fields, write_table
+from recserve_server_ext.index.fields import ItemFields, flags, read_table, whole, write_fields, write_table
 from recserve_server_ext.index.item_ids import ItemIds, RowTable, write_row_table
 from recserve_server_ext.index.manifest import SnapshotManifest, read_manifest, write_manifest
 from recserve_server_ext.index.matrix import ItemMatrix, matrix_folder
 from recserve_server_ext.index.model import Model, ModelManifest, model_folder
 from recserve_server_ext.index.plane import Plane
+from recserve_server_ext.index.pointers import NAME, PREVIOUS, named, publish, published
 from recserve_server_ext.index.space import TEXT, VECTORS, Space, SpaceContent, map_array, space_folder
 
-CURRENT = "CURRENT"
-#: Names the snapshot that was published before the encoder changed last, to go back to both.
-PREVIOUS = "PREVIOUS"
 IDS = "ids.arrow"
 FIELDS = "fields.arrow"
-#: Names of snapshots and spaces; they cannot lead to another folder.
-_NAME = re.compile(r"[\w-]+")
 #: Names that `write` gives: the moment in microseconds, and random digits.
 _STAMPED = re.compile(r"(\d{8}T\d{12})-[0-9a-f]{8}")
 
@@ -105,7 +101,7 @@ class Snapshot:
             manifest=manifest,
             ids=ids,
             row_of=RowTable.load(folder, ids),
-            available=table["available"].to_numpy().astype(np.bool_),
+            available=flags(table["available"]),
             fields=ItemFields.load(folder / FIELDS),
             spaces={
                 name: Space.load(folder, name, of, manifest.items, threads, milvus)
@@ -149,34 +145,6 @@ def load_model(folder: Path, name: str, manifest: ModelManifest) -> Model:
     if len(ids) != manifest.ids:
         raise SnapshotError(f"the model {name!r} names {len(ids)} items, the manifest says {manifest.ids}; {REBUILD}")
     return Model.load(own, ids, manifest.version)
-
-
-def current(snapshots: Path) -> Path:
-    """The folder of the published snapshot, which `CURRENT` names; raises SnapshotError without one."""
-    pointer = snapshots / CURRENT
-    if not pointer.exists():
-        raise SnapshotError(f"no snapshot in {snapshots}; build one with: recserve index build")
-    with reading(pointer, SnapshotError, REBUILD):
-        name = pointer.read_text("utf-8").strip()
-    if not _NAME.fullmatch(name) or not (snapshots / name).is_dir():
-        raise SnapshotError(f"{pointer} names {name!r}, which is not there; {REBUILD}")
-    return snapshots / name
-
-
-def published_encoder(snapshots: Path) -> str:
-    """Runtime fingerprint of the encoder of the published snapshot; empty without a sound one."""
-    try:
-        return read_manifest(current(snapshots), verify=False).encoder
-    except SnapshotError:
-        return ""
-
-
-def publish(snapshots: Path, name: str, encoder: str) -> None:
-    """Name a snapshot in `CURRENT`, and so its encoder, whose runtime fingerprint is given. The caller holds `LOCK`."""
-    before = published_encoder(snapshots)
-    if before not in ("", encoder):
-        write_file(snapshots / PREVIOUS, f"{named(snapshots, CURRENT)}\n".encode())
-    write_file(snapshots / CURRENT, f"{name}\n".encode())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -362,28 +330,12 @@ def _check_trained(
     items: int, spaces: Mapping[str, SpaceContent], matrices: Mapping[str, ItemMatrix], models: Iterable[str]
 ) -> None:
     for name in (*spaces, *matrices, *models):
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise SnapshotError(f"a space cannot be called {name!r}: it names a folder")
     for name, space in spaces.items():
         space.check(name, items)
     for name, matrix in matrices.items():
         matrix.check(name, items)
-
-
-def published(snapshots: Path) -> str:
-    """Name of the published snapshot; empty without one."""
-    try:
-        return current(snapshots).name
-    except SnapshotError:
-        return ""
-
-
-def named(snapshots: Path, pointer: str) -> str:
-    """The name in a pointer file, which may be gone; empty without the file."""
-    try:
-        return (snapshots / pointer).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _remove_others(snapshots: Path, keep: set[str]) -> None:

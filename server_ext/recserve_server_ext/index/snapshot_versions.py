@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.common.files import LOCK, exclusive
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, read_manifest
-from recserve_server_ext.index.snapshot import PREVIOUS, current, named, publish, published
+from recserve_server_ext.index.pointers import PREVIOUS, current, named, publish, published
 
 T = TypeVar("T")
 #: Called with the folder of a snapshot before it is published; raises ServerError where it cannot be served.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from recserve_server_ext.common.errors import SpaceError
 from recserve_server_ext.common.files import LOCK, exclusive, write_file
 from recserve_server_ext.index.manifest import MANIFEST
-from recserve_server_ext.index.snapshot import CURRENT, PREVIOUS, named
+from recserve_server_ext.index.pointers import CURRENT, PREVIOUS, named
 from recserve_server_ext.index.trained import TrainedManifest, read_trained, trained_manifest
 
 

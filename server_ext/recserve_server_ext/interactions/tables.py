@@ -42,7 +42,7 @@ interactions = sa.Table(
     # texts, which are too long for an index of PostgreSQL, so reading a history does not look at the rows.
     sa.Index("ix_interactions_user_time", "user", "time_us", "number", "type", "item", *MEASURES),
     # Of texts about items alone, so that nobody else's history costs more for them.
-    sa.Index("ix_interactions_comments", "user", "time_us", "number", sqlite_where=_COMMENT, postgresql_where=_COMMENT),
+    sa.Index("ix_interactions_comments", "user", "time_us", "number", sqlite_where=_COMMENT),
 )
 #: Every item a user had to do with and the last time of each kind; it outlives the interactions.
 seen = sa.Table(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
+from importlib import import_module
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
@@ -22,22 +22,37 @@ from recserve_server_ext.interactions.reads import change_numbers
 from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
 from recserve_server_ext.storage.database import executed, fetched, next_revision
 
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    _Upsert = sqlite.Insert | postgresql.Insert
+
 #: Kind of an entry in the seen items, by type; any other type is `seen`.
 KINDS: Final = {"purchase": "bought", "dislike": "rejected"}
 _SEEN: Final = "seen"
 #: Users of a statement.
 _CHUNK: Final = 5000
 Key = TypeVar("Key")
-_Upsert = sqlite.Insert | postgresql.Insert
-_INSERTS: Final[dict[str, Callable[[sa.Table], _Upsert]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def _upsert_users(insert: _Upsert) -> _Upsert:
+def _insert_into(table: sa.Table, dialect: str) -> _Upsert:
+    """An insert of a dialect; no other one is imported, and that of PostgreSQL is large."""
+    insert: _Upsert = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+    return insert
+
+
+@cache
+def _upsert_users(dialect: str) -> _Upsert:
     added = {users.c.changes: users.c.changes + sa.bindparam("added")}
-    return insert.on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
+    return _insert_into(users, dialect).on_conflict_do_update(index_elements=[users.c.pseudonym], set_=added)
 
 
-def _upsert_seen(insert: _Upsert) -> _Upsert:
+@cache
+def _upsert_seen(dialect: str) -> _Upsert:
+    return _newer(_insert_into(seen, dialect))
+
+
+def _newer(insert: _Upsert) -> _Upsert:
     return insert.on_conflict_do_update(
         index_elements=[seen.c.user, seen.c.item, seen.c.kind],
         set_={"last_us": insert.excluded.last_us},
@@ -57,8 +72,6 @@ _KNOWN: Final = {
     )
     for dialect, listed in _LISTED.items()
 }
-_UPSERT_USERS: Final = {dialect: _upsert_users(insert(users)) for dialect, insert in _INSERTS.items()}
-_UPSERT_SEEN: Final = {dialect: _upsert_seen(insert(seen)) for dialect, insert in _INSERTS.items()}
 _NEWEST: Final = sa.select(sa.func.max(interactions.c.number))
 _IS_NEW: Final = interactions.c.number > sa.bindparam("before")
 _ADDED: Final = sa.select(sa.func.count()).where(_IS_NEW)
@@ -78,17 +91,15 @@ _FULL: Final = sa.select(users.c.number).where(
 )
 
 
-def _seen_of_new(insert: _Upsert) -> _Upsert:
+@cache
+def _seen_of_new(dialect: str) -> _Upsert:
     kind = sa.case(KINDS, value=interactions.c.type, else_=_SEEN)
     new = (
         sa.select(interactions.c.user, interactions.c.item, kind, sa.func.max(interactions.c.time_us))
         .where(_IS_NEW, interactions.c.item.is_not(None))
         .group_by(interactions.c.user, interactions.c.item, kind)
     )
-    return _upsert_seen(insert.from_select(["user", "item", "kind", "last_us"], new))
-
-
-_SEEN_OF_NEW: Final = {dialect: _seen_of_new(insert(seen)) for dialect, insert in _INSERTS.items()}
+    return _newer(_insert_into(seen, dialect).from_select(["user", "item", "kind", "last_us"], new))
 
 
 class Row(NamedTuple):
@@ -193,7 +204,7 @@ def record_bulk(
     if not added:  # all are there already, and so are their users
         return BulkOutcome(0, refused)
     connection.execute(_COUNT, before)
-    connection.execute(_SEEN_OF_NEW[connection.dialect.name], before)
+    connection.execute(_seen_of_new(connection.dialect.name), before)
     trim(connection, connection.execute(_FULL, {**before, "slack": limits.slack}).scalars().all(), limits)
     next_revision(connection, state)
     return BulkOutcome(added, refused)
@@ -277,7 +288,7 @@ def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionL
     added = [
         {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
     ]
-    executed(connection, _UPSERT_USERS[connection.dialect.name], added)
+    executed(connection, _upsert_users(connection.dialect.name), added)
     found = change_numbers(connection, counts)
     number_of = {pseudonym: number for pseudonym, (number, _) in found.items()}
     connection.exec_driver_sql(_bulk_insert(connection), [(number_of[row.user], *bulk_row(row)[1:]) for row in rows])
@@ -301,4 +312,4 @@ def _insert_seen(connection: sa.Connection, rows: Sequence[Row], number_of: dict
             last[key] = max(columns["time_us"], last.get(key, 0))
     values = [{"user": user, "item": item, "kind": kind, "last_us": us} for (user, item, kind), us in last.items()]
     if values:
-        executed(connection, _UPSERT_SEEN[connection.dialect.name], values)
+        executed(connection, _upsert_seen(connection.dialect.name), values)

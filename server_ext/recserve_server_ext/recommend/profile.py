@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from operator import attrgetter
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import numpy as np
@@ -16,12 +16,14 @@ from msgspec import UNSET, UnsetType
 
 from recserve_client.contract import Behaviour, ErrorKind, RecommendRequest, RequestError, UsedBehaviour, shown
 from recserve_server_ext.batching.request_checks import check_texts
-from recserve_server_ext.catalogue.view import RowOf
 from recserve_server_ext.common.arrays import NO_ROWS, Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.common.units import MICROSECONDS, ORDINALS_US
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.history.recorded_history import RecordedHistory, RowLookup
 from recserve_server_ext.strategies.base import Profile, mixed
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import RowOf
 
 Origin = Literal["long_term", "session", "stated"]
 #: Number of logged behaviours at which stated interests have half of the weight.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from recserve_server_ext.attributes.view import Allowed
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Mask, Rows, Scores, Vectors
-from recserve_server_ext.index.engines.engine import RemoteEngine
+from recserve_server_ext.index.engines.engine import RemoteEngine, most_banned, without_banned
 from recserve_server_ext.index.engines.exact import search_among
+
+if TYPE_CHECKING:
+    from recserve_server_ext.attributes.view import Allowed
+    from recserve_server_ext.catalogue.view import SpaceView
 
 #: A filter that leaves at most this share of the snapshot, or so few items, is selective: all matching items are
 #: scored. With a wider filter the search over-fetches and drops. Measured: docs/decisions/007-filters.md.
@@ -21,6 +24,8 @@ _EXACT_SHARE = 0.2
 _EXACT_ITEMS = 2000
 #: Over-fetch beyond what evenly spread matching items need, so that fewer users have to be searched again.
 _MARGIN = 2
+#: Over-fetch for items that are hidden, in standard deviations of how many of n are, where they are spread evenly.
+_DEVIATIONS = 3
 #: `ef` of a graph grows by (items / matching items) to this power; `scan` widens by itself.
 _EF_GROWTH = 0.5
 
@@ -64,11 +69,12 @@ def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> 
     found: list[Rows] = [np.empty(0, np.int64)] * len(specs)
     groups: dict[tuple[int, int | None, int], list[int]] = defaultdict(list)
     for number, spec in enumerate(specs):
-        groups[search_width(space, spec), _ef(space, spec), id(spec.allowed)].append(number)
+        groups[_width(space, spec), _ef(space, spec), id(spec.allowed)].append(number)
     for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(specs) else users[numbers]
-        rows, scores = _neighbours(space, queries, width, ef, specs[numbers[0]].allowed)
-        best = _best(space, queries, rows, scores, [specs[number] for number in numbers])
+        of_group = [specs[number] for number in numbers]
+        rows, scores = _neighbours(space, queries, width, ef, of_group)
+        best = _best(space, queries, rows, scores, of_group)
         for number, best_rows in zip(numbers, best, strict=True):
             found[number] = best_rows
         short = [number for number in numbers if _is_short(space, found[number], specs[number])]
@@ -79,20 +85,17 @@ def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> 
     return found
 
 
-def search_width(space: SpaceView, spec: CandidateSpec) -> int:
-    """Neighbours to fetch, so that n remain when those that are not allowed are dropped.
-
-    In steps of an eighth of their size, so that users with similar widths share one search.
-    """
-    needed = spec.n + len(spec.banned)
-    items = len(space.space.vectors)
+def _width(space: SpaceView, spec: CandidateSpec) -> int:
+    """Neighbours to fetch, so that n remain when those that are not allowed are dropped; none of them is banned."""
+    n, items = spec.n, len(space.space.vectors)
     if spec.allowed is not None:
-        if not _is_selective(spec.allowed) and not _is_remote(space, spec.allowed):
-            needed = min(items, _MARGIN * -(-needed * space.items // len(spec.allowed.rows)))
-    elif space.hidden:
-        needed = min(items, -(-needed * items // max(1, items - space.hidden)))
-    step = max(8, 1 << max(0, needed.bit_length() - 3))
-    return -(-needed // step) * step
+        if _is_selective(spec.allowed) or _is_remote(space, spec.allowed):
+            return n
+        return min(items, _MARGIN * -(-n * space.items // len(spec.allowed.rows)))
+    if not space.hidden:
+        return n
+    hidden = space.hidden / items
+    return math.ceil(min(items, (n + _DEVIATIONS * math.sqrt(n * hidden)) / max(1 - hidden, 1 / items)))
 
 
 def _ef(space: SpaceView, spec: CandidateSpec) -> int | None:
@@ -111,16 +114,32 @@ def _ef(space: SpaceView, spec: CandidateSpec) -> int | None:
 
 
 def _neighbours(
-    space: SpaceView, queries: Vectors, width: int, ef: int | None, allowed: Allowed | None
+    space: SpaceView, queries: Vectors, width: int, ef: int | None, specs: Sequence[CandidateSpec]
 ) -> tuple[Rows, Scores]:
-    """The nearest rows of the snapshot; matching rows only, where the filter is selective or the engine applies it."""
-    engine = space.space.engine
+    """The nearest rows of the snapshot but the banned ones, for users with the same filter.
+
+    Matching rows only, where the filter is selective or the engine applies it.
+    """
+    engine, allowed, banned = space.space.engine, specs[0].allowed, _banned_places(space, specs)
     if allowed is not None and _is_remote(space, allowed):
         assert isinstance(engine, RemoteEngine)
-        return _rows_of(space, *engine.search(queries, width, ef=ef, where=allowed.where))
+        return _rows_of(space, *engine.search(queries, width, ef=ef, banned=banned, where=allowed.where))
     if allowed is not None and _is_selective(allowed):
-        return _search_among(space, queries, allowed.rows, width)
-    return _rows_of(space, *engine.search(queries, width, ef=ef))
+        return _search_among(space, queries, allowed.rows, width, banned)
+    return _rows_of(space, *engine.search(queries, width, ef=ef, banned=banned))
+
+
+def _banned_places(space: SpaceView, specs: Sequence[CandidateSpec]) -> Sequence[Rows]:
+    """Positions of each user's banned rows in the vectors of a space; none where nobody has any."""
+    banned = [spec.banned for spec in specs]
+    if not any(map(len, banned)):
+        return ()
+    if len(space.changed):
+        banned = [rows[rows < space.items] for rows in banned]
+    if space.space.rows is not None:
+        placed = [space.space.place_of[rows] for rows in banned]
+        banned = [places[places >= 0] for places in placed]
+    return banned
 
 
 def _rows_of(space: SpaceView, places: Rows, scores: Scores) -> tuple[Rows, Scores]:
@@ -129,25 +148,29 @@ def _rows_of(space: SpaceView, places: Rows, scores: Scores) -> tuple[Rows, Scor
     return (places, scores) if rows is None else (np.where(places >= 0, rows[places], -1), scores)
 
 
-def _search_among(space: SpaceView, queries: Vectors, rows: Rows, width: int) -> tuple[Rows, Scores]:
-    """The best of some rows of the snapshot, in rising order, by scoring all of them."""
+def _search_among(
+    space: SpaceView, queries: Vectors, rows: Rows, width: int, banned: Sequence[Rows]
+) -> tuple[Rows, Scores]:
+    """The best of some rows of the snapshot, in rising order, by scoring all of them; see `_banned_places`."""
     stored = space.space
-    if stored.rows is None:
-        return search_among(stored.vectors, queries, rows, width)
-    places = stored.place_of[rows]
-    return _rows_of(space, *search_among(stored.vectors, queries, places[places >= 0], width))
+    if stored.rows is not None:
+        placed = stored.place_of[rows]
+        rows = placed[placed >= 0]
+    found = search_among(stored.vectors, queries, rows, width + most_banned(banned))
+    return _rows_of(space, *(without_banned(*found, banned, len(stored.vectors), width) if banned else found))
 
 
 def _search_exactly(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:
     """The best allowed rows of users with the same filter, by exact search."""
-    allowed, stored = specs[0].allowed, space.space
-    needed = max(spec.n + len(spec.banned) for spec in specs)
+    allowed, stored, banned = specs[0].allowed, space.space, _banned_places(space, specs)
+    needed = max(spec.n for spec in specs)
     if allowed is not None:
-        rows, scores = _search_among(space, users, allowed.rows, needed)
+        rows, scores = _search_among(space, users, allowed.rows, needed, banned)
     elif space.hidden > needed:  # to sort the best and then drop most of them would cost more
-        rows, scores = _search_among(space, users, np.flatnonzero(space.usable[: space.items]), needed)
+        rows, scores = _search_among(space, users, np.flatnonzero(space.usable[: space.items]), needed, banned)
     else:
-        rows, scores = _rows_of(space, *stored.exact.search(users, min(len(stored.vectors), needed + space.hidden)))
+        width = min(len(stored.vectors), needed + space.hidden)
+        rows, scores = _rows_of(space, *stored.exact.search(users, width, banned=banned))
     return _best(space, users, rows, scores, specs)
 
 
@@ -176,7 +199,7 @@ def _at_most(space: SpaceView, spec: CandidateSpec) -> int:
 
 
 def _best(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, specs: Sequence[CandidateSpec]) -> list[Rows]:
-    """The best n allowed rows of each user, from the rows found [users, width] and all changed items.
+    """The best n allowed rows of each user, from rows found [users, width] that are not banned, and all changed items.
 
     All users have the same filter.
     """
@@ -184,22 +207,21 @@ def _best(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, specs: S
     usable = space.usable if allowed is None else allowed.mask
     if len(space.changed):
         changed = usable[space.items :] if space.present is None else (usable & space.present)[space.items :]
-        rows, scores = _with_changed(space, users, rows, scores, changed)
+        rows, scores = _with_changed(space, users, rows, scores, changed, specs)
     is_allowed = rows >= 0
     if space.unusable or allowed is not None:
         is_allowed &= usable[rows]
-    is_banned = np.zeros(len(space.usable), np.bool_)
-    for user_rows, user_allowed, spec in zip(rows, is_allowed, specs, strict=True):
-        is_banned[spec.banned] = True
-        user_allowed &= ~is_banned[user_rows]
-        is_banned[spec.banned] = False
     return [of_user[mask][: spec.n] for of_user, mask, spec in zip(rows, is_allowed, specs, strict=True)]
 
 
-def _with_changed(space: SpaceView, users: Vectors, rows: Rows, scores: Scores, usable: Mask) -> tuple[Rows, Scores]:
-    """The rows found [users, width], merged with up to as many of the best changed items, best first."""
+def _with_changed(
+    space: SpaceView, users: Vectors, rows: Rows, scores: Scores, usable: Mask, specs: Sequence[CandidateSpec]
+) -> tuple[Rows, Scores]:
+    """The rows found [users, width], merged with up to as many of the best changed items not banned, best first."""
     changed_scores = users @ space.changed.T
     changed_scores[:, ~usable] = -np.inf
+    for of_user, spec in zip(changed_scores, specs, strict=True):
+        of_user[spec.banned[spec.banned >= space.items] - space.items] = -np.inf
     places = np.broadcast_to(np.arange(len(space.changed)), changed_scores.shape)
     if changed_scores.shape[1] > rows.shape[1]:
         places = np.argpartition(-changed_scores, rows.shape[1] - 1, axis=1)[:, : rows.shape[1]]

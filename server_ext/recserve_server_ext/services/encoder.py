@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.arrays import Ints
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TokenTable
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.tokenizer import TokenTable
 
 
 class EncoderModel:

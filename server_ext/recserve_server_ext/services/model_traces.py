@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,12 +13,17 @@ from recserve_client.contract import ModelTrace
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.history import sentiment
-from recserve_server_ext.index.trained_versions import KeptVersion, kept_versions, last_training
 from recserve_server_ext.interactions.store import InteractionStore
+
+if TYPE_CHECKING:
+    from recserve_server_ext.index.trained_versions import KeptVersion
 
 
 def traced_versions(spaces: Path, store: InteractionStore) -> list[KeptVersion]:
     """The versions of trained spaces that saw a user who was erased afterwards."""
+    # Here, since no start of a server needs the files of spaces, only an erasure.
+    from recserve_server_ext.index.trained_versions import kept_versions
+
     found = []
     for one in kept_versions(spaces):
         log = {} if one.manifest is None else one.manifest.made_from.get("log", {})
@@ -38,6 +44,8 @@ def model_traces(spaces: Path, store: InteractionStore, train_every: float) -> l
 
     See `ServeSettings.train_every`; an encoder and the sentiment of comments are trained by hand.
     """
+    from recserve_server_ext.index.trained_versions import last_training
+
     last = last_training(spaces)
     until = None if last is None or not train_every else last + train_every
     found = [

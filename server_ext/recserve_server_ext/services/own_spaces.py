@@ -12,7 +12,7 @@ from recserve_server_ext.common.errors import CatalogueError, SnapshotError
 from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import CURRENT, current
+from recserve_server_ext.index.pointers import CURRENT, current
 
 #: Kind of the strategies of such spaces, and the name of the one that is always there.
 _KIND: Final = "vectors"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from recserve_client.contract import Slate
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.server import TraceSettings
-from recserve_server_ext.recommend.job import Job
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
+
+    from recserve_server_ext.recommend.job import Job
 
 #: A stage that took less is left out: a span costs more.
 _LEAST_NS: Final = 10_000

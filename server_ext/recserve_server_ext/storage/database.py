@@ -205,6 +205,7 @@ class Database:
         config.attributes |= {"connection": connection, "version_table": f"{self.schema.name}_version"}
         # Asked again in this transaction: another process may have made the tables meanwhile.
         if self._version(connection) is None:
+            _share_conditions(self.schema.tables)
             self.schema.tables.create_all(connection)
             connection.execute(sa.insert(self.schema.state), {"id": 1})
             command.stamp(config, "head")
@@ -229,6 +230,16 @@ class Database:
             raise self.schema.error(
                 f"the {self.schema.name} store {self.shown} cannot be used: {cause}{hint}"
             ) from error
+
+
+def _share_conditions(tables: sa.MetaData) -> None:
+    """Give the indexes of PostgreSQL the conditions of SQLite's, which alone are declared.
+
+    A declared one would import the dialect of PostgreSQL in every process, for SQLite too.
+    """
+    for table in tables.tables.values():
+        for index in table.indexes:
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
 
 
 def alembic_config(schema: Schema) -> Config:

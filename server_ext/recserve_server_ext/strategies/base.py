@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,12 +17,14 @@ from msgspec import field
 from msgspec.structs import replace
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.attributes.view import ViewFilters
-from recserve_server_ext.batching.batcher import ModelCall
-from recserve_server_ext.catalogue.view import SpaceView, View
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
-from recserve_server_ext.retrieval.search import CandidateSpec
-from recserve_server_ext.strategies.parts.counts_view import CountsView
+
+if TYPE_CHECKING:
+    from recserve_server_ext.attributes.view import ViewFilters
+    from recserve_server_ext.batching.batcher import ModelCall
+    from recserve_server_ext.catalogue.view import SpaceView, View
+    from recserve_server_ext.retrieval.search import CandidateSpec
+    from recserve_server_ext.strategies.parts.counts_view import CountsView
 
 #: Available items that `Strategy.std` is estimated from.
 _SAMPLE = 1000

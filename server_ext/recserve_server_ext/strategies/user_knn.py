@@ -7,19 +7,21 @@ SIGIR 1999.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
 from recserve_server_ext.index.model import Model
 from recserve_server_ext.strategies.base import HEAVIEST, Candidates, Data, Explanation, Options, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.scatter import Scatter, all_sums
 from recserve_server_ext.strategies.parts.sparse import best_rows, std_of
 from recserve_server_ext.strategies.parts.training_needed import not_trained
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import View
 
 NAME: Final = "user_knn"
 #: Arrays of the model: [users + 1] and [entries] items of each user, [items + 1] and [entries] users of each item.

@@ -6,15 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.supervisor.background import Background
 from recserve_server_ext.supervisor.event_log import EventLog
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.store import CatalogueStore
 
 #: Time from a failed compaction to the next.
 _PAUSE_S: Final = 60.0

@@ -29,7 +29,7 @@ from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.encoder.load_check import check_length, try_in_process
 from recserve_server_ext.encoder.loaded import LoadedEncoder, read_serving, write_table
-from recserve_server_ext.index.snapshot import CURRENT
+from recserve_server_ext.index.pointers import CURRENT
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.network_switch import NetworkSwitch
 from recserve_server_ext.triton.model_config import Model, encoder_models, ensembles

@@ -20,7 +20,7 @@ from recserve_server_ext.common.errors import ServerError
 from recserve_server_ext.common.files import changed_at
 from recserve_server_ext.config.server import ModelSettings
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import CURRENT, current
+from recserve_server_ext.index.pointers import CURRENT, current
 from recserve_server_ext.networks.load_check import try_in_process
 from recserve_server_ext.networks.loaded import LoadedNetwork, read_serving, write_table
 from recserve_server_ext.supervisor.event_log import EventLog

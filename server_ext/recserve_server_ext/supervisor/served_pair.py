@@ -14,7 +14,7 @@ from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.encoder.versions import made_by
 from recserve_server_ext.index.manifest import SnapshotManifest
 from recserve_server_ext.index.manifest import read_manifest as read_snapshot_manifest
-from recserve_server_ext.index.snapshot import current, first_id
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.index.snapshot_versions import first_usable
 from recserve_server_ext.networks.load_check import try_in_process
 from recserve_server_ext.triton.encoder_target import fitted
@@ -25,12 +25,22 @@ _TRY_S: Final = 60.0
 
 
 class Pair(NamedTuple):
-    """What is served together: a snapshot, the encoder that made it, the id of one of its items, and its networks."""
+    """What is served together: a snapshot in its folder, the encoder that made it, and its networks."""
 
+    folder: Path
     snapshot: SnapshotManifest
     encoder: LoadedEncoder
-    item: str
     networks: list[SnapshotNetwork]
+
+    def item(self) -> str:
+        """The id of one of its items; any id where they cannot be read: `recommend` then serves another snapshot."""
+        # Here, since nothing that comes before the start of a server needs the engines.
+        from recserve_server_ext.index.snapshot import first_id
+
+        try:
+            return first_id(self.folder)
+        except SnapshotError:
+            return self.snapshot.id
 
 
 def first_pair(workspace: Workspace, serve: ServeSettings) -> Pair:
@@ -76,4 +86,4 @@ def _pair(workspace: Workspace, serve: ServeSettings, folder: Path) -> Pair:
         manifest = read_manifest(version.folder)
     except EncoderError as error:
         raise SnapshotError(f"the encoder of snapshot {snapshot.id} cannot be served: {error}") from error
-    return Pair(snapshot, described(version.folder, manifest, serve), first_id(folder), networks_of(folder, snapshot))
+    return Pair(folder, snapshot, described(version.folder, manifest, serve), networks_of(folder, snapshot))

@@ -19,12 +19,16 @@ from recserve_server_ext.supervisor.handover import Retiring, close_listener
 from recserve_server_ext.supervisor.health import Health
 from recserve_server_ext.supervisor.plan import Plan
 from recserve_server_ext.supervisor.service_manager import ServiceManager
-from recserve_server_ext.triton.probes import Admin, Probes
+from recserve_server_ext.triton.probes import Admin, Probes, ProbeSubject
 from recserve_server_ext.triton.process import Endpoint, TritonProcess
 from recserve_server_ext.triton.tls import ServerTls
 
 #: Refusals that are logged of those between two rounds of probes: the newest.
 _REFUSALS: Final = 20
+#: Time between two looks at a server that starts.
+_LOOK_S: Final = 0.02
+#: Such looks until it is asked again.
+_LOOKS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +84,17 @@ class Supervisor:
         self._stop = threading.Event()
         self._process: TritonProcess | None = None
         self._retiring: Retiring | None = None
-        self._subject = plan.subject
-        self._probes = Probes(plan.endpoint, plan.subject)
-        self._health = self._all_well()
+        self._subject: ProbeSubject | None = None
+        self._probes: Probes | None = None
+        self._health = Health((), 0.0, limit_s=timing.stuck_s)
         self._unhealthy: set[str] = set()
         self._refusals = RefusalFollower(plan.folder.path)
+
+    @property
+    def _asked(self) -> Probes:
+        """The probes, which there are as soon as a server was started."""
+        assert self._probes is not None
+        return self._probes
 
     @property
     def pid(self) -> int:
@@ -98,21 +108,22 @@ class Supervisor:
     def start(self) -> bool:
         """Start the server and wait until every model answers a real inference.
 
-        A tritonserver that a signal ends is started once more: seldom, version 2.51 aborts in its gRPC poller
-        ("epoll_wait error: Bad file descriptor") before it has loaded anything.
+        A tritonserver that a signal ends is started once more.
 
         Returns:
             Whether it is ready; false where `request_stop` came first.
 
         Raises:
             LaunchError: The server ended, or did not answer in time; the message quotes its log.
+            ServerError: The stores cannot be served.
         """
         self._process = self._launch()
+        self._settle()
         has_aborted = False
         deadline = time.monotonic() + self._timing.start_s
         while faults := self._silent():
             self._manager.tell(WATCHDOG=1)
-            if self._stop.wait(0.1):
+            if self._pause():
                 return False
             if (code := self._process.exit_code()) is not None:
                 self._process.kill()
@@ -155,7 +166,8 @@ class Supervisor:
     def stop(self) -> None:
         """Let the server finish its requests and end."""
         self._manager.tell(STOPPING=1)
-        self._probes.close()
+        if self._probes is not None:
+            self._probes.close()
         for background in (self._plan.compactor, self._plan.trainer):
             if background is not None:
                 background.stop()
@@ -167,6 +179,17 @@ class Supervisor:
         if self._plan.switch is not None:
             self._plan.switch.close()
         self._plan.folder.release()
+
+    def _settle(self) -> None:
+        """Decide what the probes ask about while the first server loads its models; see `Plan.subject`."""
+        if self._subject is not None:
+            return
+        try:
+            self._probe_about(self._plan.subject())
+        except BaseException:
+            assert self._process is not None
+            self._process.kill()
+            raise
 
     def _launch(self) -> TritonProcess:
         process = TritonProcess(self._plan.binary, self._plan.folder.path, self._plan.endpoint)
@@ -206,27 +229,45 @@ class Supervisor:
     def _take(self, endpoint: Endpoint) -> None:
         """Reach the server at another endpoint from now on."""
         self._plan = replace(self._plan, endpoint=endpoint)
-        self._probes.close()
-        self._probes = Probes(endpoint, self._subject)
+        assert self._subject is not None
+        self._probe_about(self._subject)
 
     def _follow(self, switch: EncoderSwitch) -> None:
         """Serve the encoder and the networks of the published snapshot, and probe their models."""
         assert self._process is not None
         process = self._process
         switch.check(lambda: Admin(self._plan.endpoint, process.admin))
+        assert self._subject is not None
         subject = replace(self._subject, encoder=switch.served, networks=switch.networks.loaded)
         if subject != self._subject:
-            self._subject = subject
+            self._probe_about(subject)
+
+    def _probe_about(self, subject: ProbeSubject) -> None:
+        """Ask about this from now on, at the endpoint of the plan."""
+        if self._probes is not None:
             self._probes.close()
-            self._probes = Probes(self._plan.endpoint, self._subject)
+        self._subject, self._probes = subject, Probes(self._plan.endpoint, subject)
 
     def _all_well(self) -> Health:
-        return Health(self._probes.models, time.monotonic(), limit_s=self._timing.stuck_s)
+        return Health(self._asked.models, time.monotonic(), limit_s=self._timing.stuck_s)
+
+    def _pause(self) -> bool:
+        """Wait until a server that did not listen does, or a tenth of a second; whether `request_stop` came."""
+        has_listened = self._plan.endpoint.is_listening
+        for _ in range(_LOOKS):
+            if self._stop.wait(_LOOK_S):
+                return True
+            if not has_listened and self._plan.endpoint.is_listening:
+                break
+        return False
 
     def _silent(self) -> dict[str, str]:
         """Faults of the models that have answered neither a probe nor a caller since the server started."""
-        faults = self._probes.run(self._timing.probe_s)
-        answered = self._probes.finished(self._timing.probe_s) if faults else {}
+        # A channel that was refused would wait longer and longer until it tries again.
+        if not self._plan.endpoint.is_listening:
+            return {"tritonserver": "it does not listen yet"}
+        faults = self._asked.run(self._timing.probe_s)
+        answered = self._asked.finished(self._timing.probe_s) if faults else {}
         return {model: fault for model, fault in faults.items() if not answered.get(model)}
 
     def _check(self) -> None:
@@ -236,11 +277,11 @@ class Supervisor:
             self._restart()
             return
         self._process.bound_log()
-        faults = self._probes.run(self._timing.probe_s)
+        faults = self._asked.run(self._timing.probe_s)
         if self._process.exit_code() is not None:
             return
         self._report(faults)
-        finished = self._probes.finished(self._timing.probe_s) if faults else {}
+        finished = self._asked.finished(self._timing.probe_s) if faults else {}
         self._health.update(faults, finished, time.monotonic())
         if not faults:
             return
@@ -288,8 +329,8 @@ class Supervisor:
     def _restart(self) -> None:
         assert self._process is not None
         self._process.kill()
-        if self._plan.certificates is not None:
-            self._take(replace(self._plan.endpoint, tls=self._plan.certificates.usable(self._plan.endpoint.tls)))
+        tls, certificates = self._plan.endpoint.tls, self._plan.certificates
+        self._take(replace(self._plan.endpoint, tls=tls if certificates is None else certificates.usable(tls)))
         if self._plan.switch is not None:
             self._plan.switch.settle()
         pause = self._timing.pause_s

@@ -32,7 +32,7 @@ from recserve_server_ext.config.server import MODEL_SETTINGS, ModelSettings
 from recserve_server_ext.encoder.loaded import LoadedEncoder, ServedEncoders
 from recserve_server_ext.encoder.manifest import Role
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls
-from recserve_server_ext.encoder.text_encoder import TextTokenizer, means_of_parts, most_parts
+from recserve_server_ext.encoder.tokenizer import TextTokenizer, means_of_parts, most_parts
 from recserve_server_ext.services.refusals import Refusals
 from recserve_server_ext.triton.metrics.models import AdmissionMetrics, release_metrics
 
@@ -64,14 +64,14 @@ def let_in(door: Door, request: Any) -> None:
 
 
 def settle_memory() -> None:
-    """Keep the garbage collector from all that is loaded so far, and run it less often; call after loading.
+    """Keep the garbage collector from all that is loaded so far, and turn it on, to run seldom; call after loading.
 
     Requests make no cycles, so there is next to nothing to collect, and looking cost 20 to 40 us a user. Nor does the
     process look through all that when it ends.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 def read_packed(request: Any, name: str = names.REQUEST.name) -> bytes:

@@ -47,6 +47,8 @@ _QUOTED_BYTES = 64 * 1024
 #: How long Triton waits for requests in flight when it stops.
 _DRAIN_S = 20
 _STOP_POLL_S = 0.05
+#: Deadline of a connection within this machine.
+_CONNECT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ class Endpoint:
     def is_local(self) -> bool:
         """Whether only this machine can reach gRPC."""
         return bool(self.socket) or ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether somebody accepts connections of gRPC there; tritonserver does once all models are loaded."""
+        host = _reached(self.host)
+        tcp = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(socket.AF_UNIX if self.socket else tcp, socket.SOCK_STREAM) as caller:
+            caller.settimeout(_CONNECT_S)
+            if caller.connect_ex(f"{self.socket}:{self.grpc_port}" if self.socket else (host, self.grpc_port)):
+                return False
+            # Where nobody listens, a port may be connected with itself.
+            return bool(self.socket) or caller.getsockname() != caller.getpeername()
 
     @property
     def has_local_metrics(self) -> bool:
@@ -320,11 +334,14 @@ class TritonProcess:
             left.unlink(missing_ok=True)
 
     def _command(self, binary: TritonBinary, folder: Path, endpoint: Endpoint) -> list[str]:
+        models = list(self._models.glob("*"))
         command = [
             str(binary.server),
             f"--model-repository={folder / MODELS}",
             "--model-control-mode=explicit",
             "--load-model=*",
+            # All side by side: by default the last of them wait for the first, with two cores those beyond four.
+            f"--model-load-thread-count={max(1, len(models))}",
             # The configurations are complete, and completing them would start every Python model twice.
             "--disable-auto-complete-config",
             "--allow-http=false",

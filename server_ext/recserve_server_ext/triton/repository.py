@@ -20,9 +20,11 @@ BACKENDS = "backends"
 LIBRARIES = "lib"
 #: Version of this Python and of the stubs (see `recserve_server_ext.triton.binary`), as in the name of its zip file.
 _VERSION = sysconfig.get_config_var("py_version_nodot")
-#: First lines of the code of every model.
+#: First lines of the code of every model. What is imported stays: the garbage collector would look in vain, for a tenth
+#: of the time, until `recserve_server_ext.triton.backend.settle_memory` turns it on.
 _PATHS = """\
-import os, sys
+import gc, os, sys
+gc.disable()
 _library = os.path.dirname(os.__file__)
 _own = [path for path in sys.path if path in (_library, f"{{_library}}/lib-dynload") or path.endswith("/{zip}")]
 sys.path[:] = dict.fromkeys([*{before!r}, *_own, *{after!r}, *sys.path])
@@ -53,7 +55,8 @@ def assemble(folder: Path, models: list[Model], binary: TritonBinary, backend: P
         for model in models:
             write_model(folder, model)
         if binary.backends is not None and binary.stub is not None:
-            shutil.copytree(binary.backends, folder / BACKENDS, ignore=shutil.ignore_patterns("__pycache__"))
+            # With its compiled Python, which each stub would compile anew.
+            shutil.copytree(binary.backends, folder / BACKENDS)
             shutil.copy(binary.stub, folder / BACKENDS / "python" / binary.stub.name)
             _link_libpython(folder / LIBRARIES)
             if backend is not None:

@@ -15,7 +15,7 @@ from recserve_client.errors import Unavailable
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from support.clock import NoCompilerError, ShiftedClock
 from support.lock import locked
 from support.served import Served, served, wait_for_snapshot

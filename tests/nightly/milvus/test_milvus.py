@@ -24,7 +24,8 @@ from recserve_server_ext.config.milvus import MilvusSettings
 from recserve_server_ext.index.engines.milvus.collection import ALIAS
 from recserve_server_ext.index.engines.milvus.connection import MilvusConnection
 from recserve_server_ext.index.engines.milvus.engine import read_loaded
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import space_folder
 from support.milvus import MilvusProcess
 from support.served import Served, served

@@ -16,7 +16,8 @@ from recserve_benchmarks.cli.bench import app
 from recserve_benchmarks.errors import BenchmarkError
 from recserve_benchmarks.training.spaces import SpacesRun
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained import Origin, publish_space
 from recserve_server_ext.index.trained_versions import make_current
 from recserve_server_ext.interactions.interaction import Interaction

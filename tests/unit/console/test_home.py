@@ -13,7 +13,7 @@ from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.files import write_json
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.index.trained import Origin, publish_space
 from recserve_server_ext.strategies.parts.chosen import Choice, Chosen, EvaluationFile

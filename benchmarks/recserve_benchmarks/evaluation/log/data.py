@@ -19,7 +19,8 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.encoder.item_vectors import PairCollector, encode_items
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.history.features import select
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.store import InteractionStore
 

@@ -105,7 +105,7 @@ def train(
         except ModuleNotFoundError as error:
             fail(f"recserve train needs the module {error.name!r}: pip install 'recserve[train]'")
         if name != _ENCODER:
-            from recserve_server_ext.index.snapshot import published
+            from recserve_server_ext.index.pointers import published
 
             if not published(workspace.snapshots):
                 note("serve it with: recserve index build")
@@ -124,7 +124,7 @@ def _from_log(
 ) -> None:
     """Train strategies from the log."""
     from recserve_export.training.publish import Range, Request, names_of, train_home
-    from recserve_server_ext.index.snapshot import published
+    from recserve_server_ext.index.pointers import published
 
     names = names_of(name, has_text=bool(published(workspace.snapshots)))
     settings = {of: {"seed": seed, **chosen} for of, chosen in _settings(name, names, given).items()}

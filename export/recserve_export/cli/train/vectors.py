@@ -103,7 +103,7 @@ def _of_graph(workspace: Workspace, source: VectorSource) -> tuple[list[str], Ve
     from recserve_export.index.spaces import Index
     from recserve_export.training.modalities.graph import read_graph, smoothed
     from recserve_server_ext.index.manifest import read_manifest
-    from recserve_server_ext.index.snapshot import current
+    from recserve_server_ext.index.pointers import current
 
     assert source.graph is not None
     assert source.links is not None

@@ -17,7 +17,7 @@ from recserve_export.one_thread import one_thread
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.encoder.manifest import Role
-from recserve_server_ext.encoder.text_encoder import MOST_CHUNKS
+from recserve_server_ext.encoder.tokenizer import MOST_CHUNKS
 
 _NAMES: Final = {ours: theirs for theirs, ours in POOLINGS.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import published
+from recserve_server_ext.index.pointers import published
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.store import InteractionStore

@@ -29,7 +29,7 @@ from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.encoder.versions import active
 from recserve_server_ext.history.sentiment import NAME, Sentiment
 from recserve_server_ext.index.model import Model
-from recserve_server_ext.index.snapshot import current, published
+from recserve_server_ext.index.pointers import current, published
 from recserve_server_ext.index.trained import Origin, publish_model
 from recserve_server_ext.interactions.store import InteractionStore
 

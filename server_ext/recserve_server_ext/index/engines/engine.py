@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from time import thread_time
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recserve_client.contract.filters import Filter
-from recserve_server_ext.common.arrays import Rows, Scores, Vectors
+from recserve_server_ext.common.arrays import Mask, Rows, Scores, Vectors
 
 #: Rows or labels [n, k], and what they are ordered by [n, k].
 Found = tuple[NDArray[Any], Scores]
@@ -37,7 +37,9 @@ class Engine(ABC):
     parameters: dict[str, int]
 
     @abstractmethod
-    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, banned: Sequence[Rows] = ()
+    ) -> tuple[Rows, Scores]:
         """The k best items of every query; safe to call from several threads.
 
         Args:
@@ -45,6 +47,7 @@ class Engine(ABC):
             k: At least 1; may exceed the number of items.
             ef: Width of an approximate search: candidates kept (hnsw) or scored exactly (scan); `None` for the
                 engine's own. An exact engine ignores it.
+            banned: Rows that each query must not find, each of at least 0; none for nobody.
 
         Returns:
             Rows [n, k] and scores [n, k], best first; row -1 and score -inf where there are fewer than k items.
@@ -68,7 +71,13 @@ class RemoteEngine(Engine):
 
     @abstractmethod
     def search(
-        self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        ef: int | None = None,
+        banned: Sequence[Rows] = (),
+        where: Filter | None = None,
     ) -> tuple[Rows, Scores]:
         """As `Engine.search`, among the items of its own snapshot that match a filter that passed `check`.
 
@@ -93,6 +102,38 @@ def no_results(queries: int, k: int) -> tuple[Rows, Scores]:
     return np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
 
 
+def banned_places(rows: Rows, banned: Sequence[Rows], items: int) -> Mask:
+    """Which of the rows [n, width] are banned for their query; row -1 is not.
+
+    Args:
+        rows: [n, width], less than `items`.
+        banned: [n] rows of each query, from 0 to `items` - 1.
+        items: Number of items.
+    """
+    marked = np.zeros(items + 1, np.bool_)  # the last for row -1
+    places = np.empty(rows.shape, np.bool_)
+    for found, of_query, line in zip(rows, banned, places, strict=True):
+        marked[of_query] = True
+        marked.take(found, out=line, mode="wrap")
+        marked[of_query] = False
+    return places
+
+
+def without_banned(rows: Rows, scores: Scores, banned: Sequence[Rows], items: int, k: int) -> tuple[Rows, Scores]:
+    """The first k of what was found that are not banned; both [n, k]. Arguments as of `banned_places`."""
+    dropped = banned_places(rows, banned, items)
+    order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
+    is_short = np.take_along_axis(dropped, order, axis=1)
+    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    rows[is_short], scores[is_short] = -1, -np.inf
+    return rows, scores
+
+
+def most_banned(banned: Sequence[Rows]) -> int:
+    """The most rows that are banned for one query."""
+    return max(map(len, banned), default=0)
+
+
 class PartedSearch:
     """Searches with several threads where each has enough to do: one more thread takes some .4 ms of CPU."""
 
@@ -106,15 +147,16 @@ class PartedSearch:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._query_s = 0.0
 
-    def __call__(self, search: Callable[[Vectors], Found], queries: Vectors) -> Found:
-        """What a search finds for queries [n, dim]; returns when all threads have ended.
+    def __call__(self, search: Callable[[slice], Found], queries: int) -> Found:
+        """What a search finds for a number of queries; returns when all threads have ended.
 
         Args:
             search: Searches for a part of the queries; safe to call from several threads.
-            queries: [n, dim].
+            queries: Number of queries.
         """
-        parts = min(self.threads, len(queries), int(len(queries) * self._query_s / _LEAST_S)) or 1
-        first, *others = np.array_split(queries, parts)
+        parts = min(self.threads, queries, int(queries * self._query_s / _LEAST_S)) or 1
+        bounds = [queries * part // parts for part in range(parts + 1)]
+        first, *others = map(slice, bounds, bounds[1:])
         running = [self._pool.submit(search, part) for part in others]
         start_s = thread_time()
         try:
@@ -122,7 +164,7 @@ class PartedSearch:
         finally:
             wait(running)
         # A mean of the last searches; other threads may write it, too, and any of the values will do.
-        self._query_s += _NEWEST * ((thread_time() - start_s) / max(1, len(first)) - self._query_s)
+        self._query_s += _NEWEST * ((thread_time() - start_s) / max(1, first.stop) - self._query_s)
         if not running:
             return found[0]
         found += [future.result() for future in running]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
-from recserve_server_ext.index.engines.engine import Engine, no_results
+from recserve_server_ext.index.engines.engine import Engine, most_banned, no_results
 
 #: Scores held at once (32 MiB of float32); a block has at least one query.
 _BLOCK_SCORES = 1 << 23
@@ -18,6 +18,8 @@ _BLOCK_SCORES = 1 << 23
 _GATHERED = 1 << 14
 #: Columns of one group at most when candidates are picked.
 _GROUP = 64
+#: Below every score, and finite, as `best` wants it.
+_BANNED: Final = np.finfo(np.float32).min
 
 
 class ExactEngine(Engine):
@@ -40,7 +42,9 @@ class ExactEngine(Engine):
     def save(self, folder: Path) -> None:
         """Nothing to write."""
 
-    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, banned: Sequence[Rows] = ()
+    ) -> tuple[Rows, Scores]:
         """See `Engine.search`; memory is bounded."""
         rows, scores = no_results(len(queries), k)
         items = len(self.vectors)
@@ -50,7 +54,13 @@ class ExactEngine(Engine):
         block = max(1, _BLOCK_SCORES // items)
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
-            rows[part, :found], scores[part, :found] = best(self.vectors @ queries[part].T, found)
+            products = self.vectors @ queries[part].T
+            for query, of_query in enumerate(banned[part]):
+                products[of_query, query] = _BANNED
+            rows[part, :found], scores[part, :found] = best(products, found)
+        if found + most_banned(banned) > items:
+            is_banned = scores == _BANNED
+            rows[is_banned], scores[is_banned] = -1, -np.inf
         return rows, scores
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import hnswlib
@@ -14,7 +13,7 @@ from recserve_server_ext.common import cpu
 from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
 from recserve_server_ext.common.files import reading
-from recserve_server_ext.index.engines.engine import Engine, PartedSearch, no_results
+from recserve_server_ext.index.engines.engine import Engine, PartedSearch, most_banned, no_results, without_banned
 from recserve_server_ext.index.engines.exact import ExactEngine
 
 GRAPH = "graph.hnsw"
@@ -98,21 +97,27 @@ class HnswEngine(Engine):
         """Write the graph with hnswlib's copy of the vectors."""
         self._index.save_index(str(folder / GRAPH))
 
-    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `Engine.search`; hnswlib widens `ef` to k where k is larger."""
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, banned: Sequence[Rows] = ()
+    ) -> tuple[Rows, Scores]:
+        """See `Engine.search`; hnswlib widens `ef` to what is looked for: k, and as many as are banned."""
         if not len(queries):
             return no_results(0, k)
-        if k >= self._items:
-            return self._exact.search(queries, k)
+        width = k + most_banned(banned)
+        if width >= self._items:
+            return self._exact.search(queries, k, banned=banned)
         self._width.enter(self._ef if ef is None else ef)
         try:
-            labels, distances = self._in_parts(partial(self._index.knn_query, k=k, num_threads=1), queries)
+            labels, distances = self._in_parts(
+                lambda part: self._index.knn_query(queries[part], k=width, num_threads=1), len(queries)
+            )
         except RuntimeError:
-            # "Cannot return the results in a contiguous 2D array": a query reached fewer than k items.
-            return self._exact.search(queries, k)
+            # "Cannot return the results in a contiguous 2D array": a query reached fewer items than that.
+            return self._exact.search(queries, k, banned=banned)
         finally:
             self._width.leave()
-        return labels.view(np.int64), np.subtract(1.0, distances, out=distances)
+        rows, scores = labels.view(np.int64), np.subtract(1.0, distances, out=distances)
+        return without_banned(rows, scores, banned, self._items, k) if width > k else (rows, scores)
 
 
 class _Width:

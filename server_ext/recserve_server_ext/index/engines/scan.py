@@ -9,8 +9,7 @@ those of `recserve_server_ext.index.engines.scan_lists`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ import faiss
 
 from recserve_server_ext.common import cpu
 from recserve_server_ext.common.errors import REBUILD, SnapshotError
-from recserve_server_ext.index.engines.engine import Engine, PartedSearch
+from recserve_server_ext.index.engines.engine import Engine, PartedSearch, banned_places, most_banned
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.inner_products import products_by_row
 from recserve_server_ext.index.engines.scan_codes import renumber
@@ -167,28 +166,36 @@ class ScanEngine(Engine):
         self._lists.save(folder)
         faiss.write_index(self._index, str(folder / CODES))
 
-    def search(self, queries: Vectors, k: int, *, ef: int | None = None) -> tuple[Rows, Scores]:
-        """See `Engine.search`; `ef` items are scored exactly, at least k."""
+    def search(
+        self, queries: Vectors, k: int, *, ef: int | None = None, banned: Sequence[Rows] = ()
+    ) -> tuple[Rows, Scores]:
+        """See `Engine.search`; `ef` items are scored exactly, at least k. Banned ones are not scored."""
         items = len(self._vectors)
         wanted = self.parameters["rescored"] * max(1.0, k / _CHOSEN_FOR) ** _GROWTH if ef is None else ef
-        candidates = min(max(k, round(wanted)), items)
-        if k >= items or (k > _CHOSEN_FOR and candidates > _ALL_FROM * items):
-            return self._exact.search(queries, k)
-        return self._in_parts(partial(self._search_part, k=k, candidates=candidates), queries)
+        scored = min(max(k, round(wanted)), items)
+        if k >= items or (k > _CHOSEN_FOR and scored > _ALL_FROM * items):
+            return self._exact.search(queries, k, banned=banned)
+        return self._in_parts(lambda part: self._search_part(queries[part], k, scored, banned[part]), len(queries))
 
-    def _search_part(self, queries: Vectors, k: int, candidates: int) -> tuple[Rows, Scores]:
+    def _search_part(self, queries: Vectors, k: int, scored: int, banned: Sequence[Rows]) -> tuple[Rows, Scores]:
         """One thread's share of a search."""
         faiss.omp_set_num_threads(1)  # of the calling thread only
+        # As many more as are banned, so that the best by code of the others are among them, whatever is banned.
+        candidates = min(scored + most_banned(banned), len(self._vectors))
         fitted = queries @ self._fit.queries
         rows = self._candidates(fitted, self._lists.probed(fitted, self.parameters["nprobe"]), candidates)
+        if candidates > scored:
+            rows[banned_places(rows, banned, len(self._vectors))] = -1
+            rows[np.cumsum(rows >= 0, axis=1) > scored] = -1
         rows, scores = _best(rows, products_by_row(queries, self._vectors, rows), k)
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
-            rows[short], scores[short] = self._exact.search(queries[short], k)
+            of_short = [banned[query] for query in short] if len(banned) else ()
+            rows[short], scores[short] = self._exact.search(queries[short], k, banned=of_short)
         return rows, scores
 
     def _candidates(self, fitted: Vectors, probed: Rows, count: int) -> Rows:
-        """[n, count] rows with the best codes in the lists [n, nprobe] of each query; -1 where these hold fewer."""
+        """[n, count] rows with the best codes in the lists [n, nprobe] of each query, best first, then -1."""
         rows = np.empty((len(fitted), count), np.int64)
         unused = np.empty(probed.shape, np.float32), np.empty(rows.shape, np.float32)
         arrays = (np.ascontiguousarray(probed), *unused, rows)

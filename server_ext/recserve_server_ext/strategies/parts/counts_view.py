@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Floats, Ints, Rows
-from recserve_server_ext.counts.counts import Counts
 from recserve_server_ext.counts.popularity import PopularityCounts, PopularWindow
 from recserve_server_ext.strategies.parts.sparse import SparseVector
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import View
+    from recserve_server_ext.counts.counts import Counts
 
 #: Popularity rankings that are cached, by context and window.
 _RANKINGS: Final = 64

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.networks.decoder import DecoderRunner, quantised
 from recserve_server_ext.strategies.parts.sparse import SparseVector, greatest
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import SpaceView
 
 
 class Level(NamedTuple):

@@ -5,12 +5,16 @@ Y. Hu, Y. Koren and C. Volinsky, "Collaborative filtering for implicit feedback 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Vectors
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.strategies.spaces.learned_space import LearnedSpace
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import SpaceView
 
 
 class Als(LearnedSpace):

@@ -6,13 +6,12 @@ S. Rajput et al., "Recommender systems with generative retrieval", NeurIPS 2023 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import models
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Rows, Vectors
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.networks.decoder import DecoderRunner
@@ -22,6 +21,9 @@ from recserve_server_ext.strategies.parts.id_tree import IdTree, Search, SortedI
 from recserve_server_ext.strategies.parts.leaving_out import LeavingOutOptions
 from recserve_server_ext.strategies.parts.sparse import SparseVector
 from recserve_server_ext.strategies.spaces.sequence import SequenceStrategy
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import SpaceView
 
 
 class GenerateOptions(LeavingOutOptions, frozen=True):

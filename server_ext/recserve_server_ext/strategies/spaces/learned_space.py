@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from msgspec import Meta
 
 from recserve_client.contract import ErrorKind, RequestError
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Ints, Vectors
 from recserve_server_ext.strategies.base import HEAVIEST, Options, Query
 from recserve_server_ext.strategies.spaces.vector_space import UserVectors, VectorSpace
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import SpaceView
 
 
 class RecencyOptions(Options, frozen=True):

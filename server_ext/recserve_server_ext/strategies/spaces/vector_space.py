@@ -6,19 +6,21 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from msgspec.structs import replace
 
 from recserve_client.contract import RequestError
-from recserve_server_ext.catalogue.view import SpaceView
 from recserve_server_ext.common.arrays import Floats, Ints, Mask, Rows, Vectors
 from recserve_server_ext.index.space import Space
 from recserve_server_ext.retrieval.boosted import search_boosted
 from recserve_server_ext.retrieval.search import pool_size, search
 from recserve_server_ext.strategies.base import Candidates, Data, Explanation, Parts, Query, Strategy
 from recserve_server_ext.strategies.parts.training_needed import not_trained
+
+if TYPE_CHECKING:
+    from recserve_server_ext.catalogue.view import SpaceView
 
 #: Item vectors that the covariance of a space is estimated from.
 _SAMPLE: Final = 20_000

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
 from recserve_server_ext.common.errors import ServerError
@@ -24,8 +22,6 @@ _WORK_US: Final = "nv_inference_compute_infer_duration_us"
 _PENDING: Final = "nv_inference_pending_request_count"
 #: Bytes that are read of a page: some 50 times what a server with all models has.
 _MOST: Final = 4 << 20
-#: Asks no proxy for what listens on this machine.
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class MetricsError(ServerError):
@@ -75,11 +71,15 @@ def read_metrics(address: str, timeout_s: float) -> MetricsPage:
     Raises:
         MetricsError: Nobody answers there in time, or what answers has no metrics.
     """
-    # Here, since few commands need it.
+    # Here, since few commands need it, and a server starts before the supervisor does.
+    from http.client import HTTPException
+    from urllib.request import ProxyHandler, build_opener
+
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        with _DIRECT.open(f"http://{address}/metrics", timeout=timeout_s) as page:
+        # No proxy is asked for what listens on this machine.
+        with build_opener(ProxyHandler({})).open(f"http://{address}/metrics", timeout=timeout_s) as page:
             text = page.read(_MOST).decode()
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (OSError, HTTPException, ValueError) as error:

@@ -16,7 +16,8 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.server import ServeSettings
 from recserve_server_ext.doctor import checks
 from recserve_server_ext.doctor.checks import examine
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.strategies.parts.chosen import EvaluationFile, read_chosen

@@ -22,7 +22,8 @@ from recserve_export.errors import ExportError
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import CatalogueError
 from recserve_server_ext.encoder.item_vectors import made_from, made_with
-from recserve_server_ext.index.snapshot import SnapshotVectors, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import SnapshotVectors
 from support.edited import DIM, ENCODER, WEIGHTS, Edited, item_vector, vector_of
 
 #: What a vector was made from, or none, and the values.

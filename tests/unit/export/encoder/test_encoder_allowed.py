@@ -21,7 +21,8 @@ from recserve_export.encoder.source.folder import SourceOptions, read_source
 from recserve_export.errors import EncoderSourceError, ExportError
 from recserve_server_ext.common.files import LOCK
 from recserve_server_ext.encoder.manifest import MANIFEST, Prompts, read_manifest
-from recserve_server_ext.encoder.text_encoder import TextEncoder, TextTokenizer, TokenTable
+from recserve_server_ext.encoder.text_encoder import TextEncoder
+from recserve_server_ext.encoder.tokenizer import TextTokenizer, TokenTable
 from support.tiny_encoder import DIM
 from support.tiny_models import HAS_SLOW_TOKENIZERS, add_modules, quick_encoder
 

@@ -13,7 +13,7 @@ from onnxruntime import InferenceSession
 from recserve_export.encoder.checks.canonical import TEXTS
 from recserve_export.encoder.graph.fp16 import behind_layers, write_fp16
 from recserve_server_ext.encoder.manifest import MODEL
-from recserve_server_ext.encoder.text_encoder import TextTokenizer
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
 from support.tiny_encoder import MAX_TOKENS
 
 

@@ -18,7 +18,8 @@ from recserve_server_ext.encoder.loaded import write_table
 from recserve_server_ext.encoder.manifest import EncoderManifest, read_manifest
 from recserve_server_ext.encoder.versions import active, versions
 from recserve_server_ext.index.engines.hnsw import HnswEngine
-from recserve_server_ext.index.snapshot import CURRENT, Content, current, write
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Content, write
 from recserve_server_ext.supervisor.run_folder import take_run_folder
 from recserve_server_ext.supervisor.served_pair import described
 from support.edited import item_vector

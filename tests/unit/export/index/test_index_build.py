@@ -31,7 +31,8 @@ from recserve_server_ext.encoder.item_vectors import Pairs, weighted_sums
 from recserve_server_ext.encoder.manifest import MANIFEST as ENCODER_MANIFEST
 from recserve_server_ext.encoder.manifest import EncoderManifest
 from recserve_server_ext.encoder.versions import new_version
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import REPORT, VECTORS, space_folder
 from recserve_server_ext.interactions.interaction import Interaction
 from recserve_server_ext.interactions.store import InteractionStore

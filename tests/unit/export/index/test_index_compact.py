@@ -18,7 +18,8 @@ from recserve_server_ext.common.errors import CatalogueError, SnapshotError
 from recserve_server_ext.index.engines.scan import LEAST_ITEMS, ScanEngine
 from recserve_server_ext.index.engines.scan_fit import FITTED, Fit
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.space import TEXT, space_folder
 from recserve_server_ext.supervisor.compactor import Compactor
 from recserve_server_ext.supervisor.event_log import EventLog

@@ -18,7 +18,8 @@ from recserve_server_ext.common.errors import SnapshotError, SpaceError
 from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.index.manifest import MANIFEST
 from recserve_server_ext.index.matrix import ItemMatrix
-from recserve_server_ext.index.snapshot import Snapshot, current, write_over
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot, write_over
 from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, space_folder
 from recserve_server_ext.index.trained import Origin, publish_matrix, publish_space

@@ -15,7 +15,7 @@ from recserve_export.training.publish import Done, Request, train_home
 from recserve_export.training.registry import TRAINERS
 from recserve_export.training.run.verdict import Verdict
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.index.snapshot_versions import kept
 from recserve_server_ext.index.trained import TrainedSpace, read_trained
 from recserve_server_ext.index.trained_versions import current_spaces, kept_versions

@@ -10,7 +10,7 @@ import pytest
 
 from recserve_client.contract import RequestError
 from recserve_server_ext.index import snapshot
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from recserve_server_ext.index.snapshot_versions import kept, rollback
 from support.edited import ENCODER, Edited
 from support.lock import locked

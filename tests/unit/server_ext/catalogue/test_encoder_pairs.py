@@ -25,7 +25,8 @@ from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import ModelNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.index.manifest import read_manifest
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, publish
+from recserve_server_ext.index.pointers import CURRENT, publish
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshot_versions import before_last_encoder, newest_of
 from recserve_server_ext.services.recommend import RecommendService
 from support.calls import Call

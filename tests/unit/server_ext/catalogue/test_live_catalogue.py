@@ -20,7 +20,8 @@ from recserve_server_ext.catalogue.live import LiveCatalogue
 from recserve_server_ext.catalogue.store import CatalogueStore
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.errors import CatalogueError, SnapshotError
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.edited import ENCODER, Edited, item_vector, vector_of
 from support.examples import examples
@@ -187,9 +188,12 @@ def damage(folder: Path) -> None:
 
 
 def starting(edited: Edited) -> LiveCatalogue:
-    """A catalogue that serves before the vectors are verified."""
+    """A catalogue that serves before the vectors are verified, which begins with its first batch."""
     load = partial(Snapshot.load, encoder=ENCODER)
-    return LiveCatalogue(edited.snapshots, load, lambda: edited.store, first=partial(load, verify_vectors=False))
+    live = LiveCatalogue(edited.snapshots, load, lambda: edited.store, first=partial(load, verify_vectors=False))
+    assert live._loading is None
+    live.view()
+    return live
 
 
 def test_a_first_snapshot_is_verified_while_it_serves(edited: Edited) -> None:

@@ -24,7 +24,8 @@ from recserve_server_ext.catalogue.tables import own_vectors
 from recserve_server_ext.catalogue.view import View
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.workspace import Workspace
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained import publish_space
 from support.edited import DIM, ENCODER, IMAGES, WEIGHTS, Edited
 from support.examples import examples

@@ -16,7 +16,8 @@ from recserve_export.outcomes.outcomes import OutcomeRules, join
 from recserve_server_ext.config.counts import ClickPrior, CountSettings
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.counts import clicks as click_counts
-from recserve_server_ext.counts.clicks import ClickCounts, clicks_by_strategy, read_clicks
+from recserve_server_ext.counts.clicks import clicks_by_strategy, read_clicks
+from recserve_server_ext.counts.counts import ClickCounts
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.tables import answers
 from support.answers import by_user, log_of, plain

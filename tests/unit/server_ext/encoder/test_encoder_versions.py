@@ -25,7 +25,7 @@ from recserve_server_ext.encoder.versions import (
     versions,
 )
 from recserve_server_ext.index.manifest import write_manifest
-from recserve_server_ext.index.snapshot import publish
+from recserve_server_ext.index.pointers import publish
 from recserve_server_ext.supervisor.served_pair import first_pair, published_pair
 from support.small_snapshot import small_snapshot
 from support.versions import export, fill

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_server_ext.encoder.padding import padded, padded_widths, plan_calls, width_of
-from recserve_server_ext.encoder.text_encoder import TokenTable
+from recserve_server_ext.encoder.tokenizer import TokenTable
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from tokenizers import Tokenizer
 from recserve_export.encoder.checks.texts import sample_texts
 from recserve_server_ext.common.errors import EncoderError
 from recserve_server_ext.encoder.manifest import MODEL, TOKENIZER, read_manifest
-from recserve_server_ext.encoder.text_encoder import TOKEN_BUDGET, TextEncoder, TextTokenizer, plan_runs
+from recserve_server_ext.encoder.text_encoder import _RUN_COST, TOKEN_BUDGET, TextEncoder, plan_runs
+from recserve_server_ext.encoder.tokenizer import TextTokenizer
 from support.examples import examples
 from support.exports import Exports
 from support.tiny_encoder import DIM, MAX_TOKENS
@@ -74,10 +77,33 @@ def test_runs_hold_every_text_once_and_stay_within_the_budget(lengths: list[int]
     assert all(len(rows) == 1 or len(rows) * tokens[rows].max() <= TOKEN_BUDGET for rows in runs)
 
 
-@pytest.mark.parametrize("texts", [10, 35, 160])
+@pytest.mark.parametrize("texts", [20, 35, 160])
 @pytest.mark.parametrize("threads", [2, 4])
-def test_a_few_short_texts_give_every_thread_a_run(texts: int, threads: int) -> None:
+def test_short_texts_give_every_thread_a_run(texts: int, threads: int) -> None:
     assert len(list(plan_runs(np.full(texts, 20), threads))) >= threads
+
+
+def test_few_tokens_are_one_run_and_others_are_parted_where_lengths_are() -> None:
+    assert [rows.tolist() for rows in plan_runs(np.array([9, 10, 8]), 8)] == [[1, 0, 2]]
+    lengths = np.array([6, 60, 6, 62, 6, 6])
+    assert [rows.tolist() for rows in plan_runs(lengths, 1)] == [[3, 1], [0, 2, 4, 5]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
+def test_no_other_runs_of_sorted_texts_are_cheaper(lengths: list[int]) -> None:
+    tokens = np.array(lengths)
+
+    def cost(runs: Iterable[Sequence[int]]) -> int:
+        return sum(_RUN_COST + len(run) * max(run) for run in runs)
+
+    falling = sorted(lengths, reverse=True)
+    others = []
+    for cuts in itertools.product([False, True], repeat=len(falling) - 1):
+        bounds = [0, *(at for at, cut in enumerate(cuts, 1) if cut), len(falling)]
+        runs = [falling[a:b] for a, b in itertools.pairwise(bounds)]
+        if all(len(run) == 1 or len(run) * run[0] <= TOKEN_BUDGET for run in runs):
+            others.append(cost(runs))
+    assert cost(tokens[rows].tolist() for rows in plan_runs(tokens, 1)) == min(others)
 
 
 def test_int8_is_bit_equal_in_any_company(int8: TextEncoder, texts: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,13 @@ def test_one_batch_asks_once_while_milvus_is_away(tmp_path: Path) -> None:
 
     class Away(Elsewhere):
         def search(
-            self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
+            self,
+            queries: Vectors,
+            k: int,
+            *,
+            ef: int | None = None,
+            banned: Sequence[Rows] = (),
+            where: Filter | None = None,
         ) -> tuple[Rows, Scores]:
             asked.append(len(queries))
             raise RequestError(ErrorKind.UNAVAILABLE, "Milvus is away; try again")
@@ -193,10 +199,16 @@ class Elsewhere(RemoteEngine):
         check_translatable(where)
 
     def search(
-        self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        ef: int | None = None,
+        banned: Sequence[Rows] = (),
+        where: Filter | None = None,
     ) -> tuple[Rows, Scores]:
         self.asked.append((k, ef, where))
-        rows, scores = self._exact.search(queries, k)
+        rows, scores = self._exact.search(queries, k, banned=banned)
         rows[:, self._finds :], scores[:, self._finds :] = -1, -np.inf
         return rows, scores
 

@@ -10,7 +10,7 @@ import pytest
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.manifest import read_manifest
 from recserve_server_ext.index.plane import Plane, principal_axes
-from recserve_server_ext.index.snapshot import current
+from recserve_server_ext.index.pointers import current
 from support.small_snapshot import small_snapshot
 
 

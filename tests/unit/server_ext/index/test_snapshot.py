@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index import snapshot as snapshot_module
+from recserve_server_ext.index import pointers
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import GRAPH, HnswEngine
 from recserve_server_ext.index.engines.scan import CODES, LEAST_ITEMS, ScanEngine
@@ -27,7 +27,8 @@ from recserve_server_ext.index.fields import ItemFields, write_fields
 from recserve_server_ext.index.item_ids import ROW_TABLE
 from recserve_server_ext.index.manifest import MANIFEST, SnapshotManifest, write_manifest
 from recserve_server_ext.index.plane import PLANE
-from recserve_server_ext.index.snapshot import CURRENT, FIELDS, IDS, Content, Snapshot, current, write
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import FIELDS, IDS, Content, Snapshot, write
 from recserve_server_ext.index.space import REPORT, TEXT, VECTORS
 from support.examples import examples
 from support.small_snapshot import text_space
@@ -281,7 +282,7 @@ def test_a_writer_that_fails_publishes_nothing(copy: Path, monkeypatch: pytest.M
     def fail(path: Path, content: bytes) -> None:
         raise OSError("no rename")
 
-    monkeypatch.setattr(snapshot_module, "write_file", fail)
+    monkeypatch.setattr(pointers, "write_file", fail)
     with pytest.raises(OSError, match="no rename"):
         write(snapshots, good)
     assert current(snapshots) == copy

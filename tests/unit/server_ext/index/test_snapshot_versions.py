@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.snapshot import CURRENT, Snapshot, current
+from recserve_server_ext.index.pointers import CURRENT, current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.snapshot_versions import activate, collect, first_usable, kept, rollback
 from support.edited import ENCODER, Edited
 

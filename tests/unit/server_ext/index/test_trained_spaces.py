@@ -21,7 +21,8 @@ from recserve_server_ext.common.arrays import Rows, Vectors
 from recserve_server_ext.common.errors import SnapshotError
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.index.engines.hnsw import HnswEngine
-from recserve_server_ext.index.snapshot import Content, Snapshot, current, write
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Content, Snapshot, write
 from recserve_server_ext.index.snapshot_versions import rollback
 from recserve_server_ext.index.space import VECTORS, SpaceContent, space_folder
 from recserve_server_ext.index.trained import Origin, TrainedSpace, publish_space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -146,10 +147,15 @@ def test_a_graph_searches_wider_where_a_filter_drops_items(vectors: NDArray[np.f
 
     class Watching(ExactEngine):
         def search(
-            self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+            self,
+            queries: NDArray[np.float32],
+            k: int,
+            *,
+            ef: int | None = None,
+            banned: Sequence[NDArray[np.int64]] = (),
         ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             seen.append(ef)
-            return super().search(queries, k, ef=ef)
+            return super().search(queries, k, ef=ef, banned=banned)
 
     plain = view_over(vectors, Watching(vectors)).snapshot
     engine = EngineManifest(name="hnsw", parameters={"ef": 100})

@@ -1,5 +1,6 @@
 """Retrieval gives k allowed items whenever there are k, and with an exact engine the very best ones."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recserve_server_ext.catalogue.view import view_over
-from recserve_server_ext.index.engines.engine import Engine
+from recserve_server_ext.index.engines.engine import Engine, without_banned
 from recserve_server_ext.index.engines.exact import ExactEngine
 from recserve_server_ext.retrieval.search import CandidateSpec, search
 from support.examples import examples
@@ -28,12 +29,18 @@ class Narrow(Engine):
         self._items = items
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        ef: int | None = None,
+        banned: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         rows = np.full((len(queries), k), -1, np.int64)
         found = min(k, 3, self._items)
         rows[:, :found] = np.arange(found)
-        return rows, np.zeros((len(queries), k), np.float32)
+        scores = np.zeros((len(queries), k), np.float32)
+        return without_banned(rows, scores, banned, self._items, k) if banned else (rows, scores)
 
     def save(self, folder: object) -> None:
         raise AssertionError("not used")
@@ -72,10 +79,15 @@ def test_each_ef_is_passed_on() -> None:
 
     class Watching(ExactEngine):
         def search(
-            self, queries: NDArray[np.float32], k: int, *, ef: int | None = None
+            self,
+            queries: NDArray[np.float32],
+            k: int,
+            *,
+            ef: int | None = None,
+            banned: Sequence[NDArray[np.int64]] = (),
         ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             seen.append((len(queries), ef))
-            return super().search(queries, k, ef=ef)
+            return super().search(queries, k, ef=ef, banned=banned)
 
     nobody = np.empty(0, np.int64)
     exact = Watching(vectors)

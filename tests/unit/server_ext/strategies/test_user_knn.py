@@ -12,7 +12,8 @@ from recserve_export.index.spaces import models_of
 from recserve_export.training.base import TrainingLog
 from recserve_export.training.registry import train
 from recserve_server_ext.common.errors import SnapshotError
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.strategies.base import Candidates, Query
 from recserve_server_ext.strategies.parts import scatter
 from recserve_server_ext.strategies.registry import Registry

@@ -16,7 +16,7 @@ from recserve_client.contract import ErrorKind, RequestError
 from recserve_server_ext.common.errors import EncoderError, ModelNotLoadedError, SnapshotError
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
 from recserve_server_ext.encoder.loaded import SERVING, LoadedEncoder, ServedEncoders, loaded
-from recserve_server_ext.index.snapshot import CURRENT
+from recserve_server_ext.index.pointers import CURRENT
 from recserve_server_ext.supervisor import encoder_switch
 from recserve_server_ext.supervisor.encoder_switch import EncoderSwitch
 from recserve_server_ext.supervisor.event_log import EventLog

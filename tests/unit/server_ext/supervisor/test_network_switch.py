@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from recserve_server_ext.config.server import ModelSettings, ServeSettings
-from recserve_server_ext.index.snapshot import CURRENT
+from recserve_server_ext.index.pointers import CURRENT
 from recserve_server_ext.networks.loaded import SERVING, TABLE
 from recserve_server_ext.networks.network import NETWORK, Network, write_network
 from recserve_server_ext.supervisor import network_switch

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,10 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from recserve_client.contract import models as names
-from recserve_server_ext.common.errors import LaunchError
+from recserve_server_ext.common.errors import InteractionError, LaunchError
 from recserve_server_ext.supervisor.event_log import EventLog
 from recserve_server_ext.supervisor.plan import Plan
 from recserve_server_ext.supervisor.run_folder import take_run_folder
@@ -57,16 +58,22 @@ class Log(io.StringIO):
             return self.named(event)[-1]
 
 
+def _subject() -> ProbeSubject:
+    return ProbeSubject("a", loaded_encoder("0123456789abcdef"))
+
+
 class Watched:
     """A supervisor over the stand-in."""
 
-    def __init__(self, folder: Path, manager: ServiceManager | None = None) -> None:
+    def __init__(
+        self, folder: Path, manager: ServiceManager | None = None, subject: Callable[[], ProbeSubject] = _subject
+    ) -> None:
         self.log = Log()
         plan = Plan(
             binary=fake_triton(folder),
             folder=take_run_folder(folder / "run", "1"),
             endpoint=claim_endpoint("127.0.0.1", 0, 0),
-            subject=ProbeSubject("a", loaded_encoder("0123456789abcdef")),
+            subject=subject,
             python_models=frozenset(),
             compactor=None,
         )
@@ -186,6 +193,33 @@ def test_a_server_that_starts_under_load_is_ready_once_it_has_answered_callers(w
         (watched.folder / file).write_text(" ".join(every))
     with watched.watching():
         assert watched.log.named("ready")
+
+
+def test_the_stores_are_opened_while_the_server_starts(tmp_path: Path) -> None:
+    running: list[bool] = []
+
+    def subject() -> ProbeSubject:
+        running.append(psutil.pid_exists(own.supervisor.pid))
+        return _subject()
+
+    own = Watched(tmp_path, subject=subject)
+    with own.watching():
+        os.kill(own.supervisor.pid, signal.SIGKILL)
+        own.log.wait_for("server_restarted")
+    assert running == [True]
+
+
+def test_stores_that_cannot_be_served_end_the_server_that_starts(tmp_path: Path) -> None:
+    def subject() -> ProbeSubject:
+        raise InteractionError("no store")
+
+    watched = Watched(tmp_path, subject=subject)
+    with pytest.raises(InteractionError, match="no store"):
+        watched.supervisor.start()
+    with pytest.raises(ProcessLookupError):
+        os.kill(watched.supervisor.pid, 0)
+    watched.supervisor.stop()
+    assert watched.log.named("stopped")
 
 
 def test_a_server_that_ends_at_once_is_quoted(watched: Watched) -> None:

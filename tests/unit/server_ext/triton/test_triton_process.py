@@ -73,6 +73,12 @@ def test_it_listens_where_told_with_http_off_and_admin_protocols_closed(run: Run
     assert name == "triton-grpc-protocol-recserve-admin"
 
 
+def test_all_models_are_loaded_side_by_side(run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    assert "--model-load-thread-count=3" in _ended(run('printf "%s\\n" "$@"')).splitlines()
+
+
 def test_each_start_has_a_secret_of_its_own(run: Run) -> None:
     first, second = run("exit 0"), run("exit 0")
     assert first.admin != second.admin
@@ -211,6 +217,25 @@ def test_a_socket_takes_the_place_of_host_and_port(tmp_path: Path) -> None:
     assert claim_endpoint("127.0.0.1", 0, 0, socket_path="/run/recserve/grpc").grpc_port
     with pytest.raises(LaunchError, match="too long"):
         claim_endpoint("127.0.0.1", 0, 0, socket_path=f"/run/{'a' * 120}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_it_says_whether_somebody_listens(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        endpoint = Endpoint(host, listener.getsockname()[1], 2)
+        assert endpoint.is_listening
+    assert not endpoint.is_listening
+
+
+def test_it_says_whether_somebody_listens_on_a_socket(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1", 8001, 2, socket=str(tmp_path / "grpc"))
+    assert not endpoint.is_listening
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "grpc:8001"))
+        listener.listen()
+        assert endpoint.is_listening
+    assert not endpoint.is_listening
 
 
 def test_only_a_server_that_asks_for_keys_sees_headers() -> None:

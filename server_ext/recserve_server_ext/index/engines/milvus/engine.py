@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from recserve_server_ext.common.arrays import Rows, Scores, Vectors
 from recserve_server_ext.common.errors import REBUILD, MilvusError, SnapshotError
 from recserve_server_ext.common.files import reading
 from recserve_server_ext.config.milvus import MilvusSettings
-from recserve_server_ext.index.engines.engine import RemoteEngine, no_results
+from recserve_server_ext.index.engines.engine import RemoteEngine, most_banned, no_results, without_banned
 from recserve_server_ext.index.engines.milvus.collection import (
     VECTOR,
     Loadable,
@@ -118,9 +118,18 @@ class MilvusEngine(RemoteEngine):
         check_translatable(where)
 
     def search(
-        self, queries: Vectors, k: int, *, ef: int | None = None, where: Filter | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        ef: int | None = None,
+        banned: Sequence[Rows] = (),
+        where: Filter | None = None,
     ) -> tuple[Rows, Scores]:
-        """See `RemoteEngine.search`; at most 16,384 items are found for a query."""
+        """See `RemoteEngine.search`; at most 16,384 items are found for a query, banned ones among them."""
+        if len(banned):
+            rows, scores = self.search(queries, k + most_banned(banned), ef=ef, where=where)
+            return without_banned(rows, scores, banned, len(self._vectors), k)
         rows, scores = no_results(len(queries), k)
         wanted = min(k, len(self._vectors), _MOST_ITEMS)
         if not len(queries) or not wanted:

@@ -20,7 +20,8 @@ from recserve_server_ext.common.arrays import Vectors
 from recserve_server_ext.config.server import Limits
 from recserve_server_ext.encoder.selection import choose_encoder
 from recserve_server_ext.encoder.text_encoder import TextEncoder
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from support.genres import GENRES, OF_GENRE, make_genre_home
 from support.service import Service
 from support.tiny_encoder import LOOSE, measured_once

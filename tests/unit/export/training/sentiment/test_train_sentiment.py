@@ -24,7 +24,8 @@ from recserve_server_ext.common.workspace import Workspace
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.encoder.text_encoder import TextEncoder
 from recserve_server_ext.history.sentiment import NAME, Sentiment
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.index.trained import load_trained_model, read_trained
 from recserve_server_ext.index.trained_versions import current_spaces
 from recserve_server_ext.interactions.interaction import Interaction

@@ -12,7 +12,8 @@ from recserve_export.index.spaces import compacted_matrices, compacted_spaces
 from recserve_export.training.base import Learned, TrainingLog
 from recserve_export.training.registry import train
 from recserve_server_ext.common.arrays import Vectors
-from recserve_server_ext.index.snapshot import Snapshot, current
+from recserve_server_ext.index.pointers import current
+from recserve_server_ext.index.snapshot import Snapshot
 from recserve_server_ext.strategies.base import Candidates
 from recserve_server_ext.strategies.registry import Registry
 from support.data import data_over
