@@ -21,7 +21,6 @@ from recserve_export.index.engine_choice import (
     build_scan,
     codes_of,
     fit_scan,
-    lists_of,
     measure_all,
     report_of,
 )
@@ -41,8 +40,6 @@ from recserve_server_ext.index.pointers import current
 SAMPLE: Final = 10_000
 #: The cost of a user grows with these powers of the number of items; docs/decisions/023-choice-by-a-sample.md.
 _GROWTH: Final = {"scan": 0.6, "hnsw": 0.9, "exact": 1.2}
-#: Over so many times the items of a sample short lists are the cheapest; docs/decisions/069-lists-of-a-million.md.
-_SHORT_FROM: Final = 32
 #: A choice holds for catalogues up to so many times larger or smaller.
 _HOLDS: Final = 2.0
 
@@ -192,8 +189,6 @@ class _Build:
         if chosen.engine == "scan":
             grown = 2 ** round(math.log2(len(vectors) / chosen.items))
             lists = max(1, round(of["lists"] * grown))
-            if grown >= _SHORT_FROM:
-                lists = lists_of(len(vectors), min(settings.items_per_list))
             fit = fit_scan(vectors, vectors if self.inputs is None else self.inputs, of["codes"], settings)
             return build_scan(vectors, fit, of["codes"], lists, settings, self.stage)
         return ExactEngine(vectors)

@@ -72,19 +72,6 @@ def test_one_engine_is_built_over_all_items_and_verified_there(vectors: Vectors,
     assert same.mean() > 0.9
 
 
-@pytest.mark.parametrize(("short_from", "lists"), [(8, 16), (4, 32)])
-def test_many_times_the_items_of_a_sample_get_the_shortest_lists(
-    vectors: Vectors, monkeypatch: pytest.MonkeyPatch, short_from: int, lists: int
-) -> None:
-    """Fewer items get lists as long as those of the sample."""
-    monkeypatch.setattr(engine_build, "_SHORT_FROM", short_from)
-    of_sample = Chosen("scan", {"lists": 4, "codes": 16, "nprobe": 4, "rescored": 80}, ITEMS // 4)
-    engine, report = build_engine(vectors, settings(items_per_list=(256, 96)), last=of_sample)
-    assert engine.parameters["lists"] == lists
-    assert report.from_last
-    assert reaches(report.chosen, 0.98)
-
-
 def test_few_items_are_measured_all(vectors: Vectors) -> None:
     stages = Stages()
     engine, report = build_engine(vectors[:SAMPLE], settings(), stage=stages)
