@@ -175,6 +175,16 @@ _CHANGES: Final = {
     for dialect, given in _GIVEN.items()
 }
 _ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
+_REVISION: Final = sa.select(state.c.revision)
+_LAST_NUMBER: Final = sa.select(sa.func.coalesce(sa.func.max(interactions.c.number), 0))
+#: Not distinct users: SQLite would walk another index for them, from end to end.
+_SINCE: Final = (
+    sa.select(interactions.c.number, users.c.pseudonym)
+    .join_from(interactions, users, users.c.number == interactions.c.user)
+    .where(interactions.c.number > sa.bindparam("last", type_=sa.BigInteger))
+    .order_by(interactions.c.number)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 
 
 def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
@@ -294,12 +304,17 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
 
 def last_number(connection: sa.Connection) -> int:
     """Number of the last interaction; 0 without any."""
-    return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
+    return int(fetched(connection, _LAST_NUMBER)[0][0])
+
+
+def recorded_since(connection: sa.Connection, last: int, most: int) -> list[tuple[int, str]]:
+    """Numbers and pseudonyms of users of the interactions after the last number, at most so many, in their order."""
+    return fetched(connection, _SINCE, {"last": last, "most": most})
 
 
 def revision(connection: sa.Connection) -> int:
     """Revision of the store, as this transaction sees it."""
-    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
+    return int(fetched(connection, _REVISION)[0][0])
 
 
 def item_columns(

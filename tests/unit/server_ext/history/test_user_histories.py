@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import sqlalchemy as sa
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.item_ids import RowTable
+from recserve_server_ext.interactions import reads
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
+#: Something done to a store.
+Change = Callable[[InteractionStore], object]
 OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
 
 
@@ -53,6 +58,66 @@ def test_what_is_cache_of_a_user_is_as_new_as_the_store(anywhere: InteractionSto
         other.erase(BOB)
         histories.forget_erased()
         assert not histories._cache
+
+
+def test_after_a_commit_only_the_users_of_its_interactions_are_looked_up(
+    anywhere: InteractionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def change_numbers(connection: sa.Connection, pseudonyms: Collection[str]) -> dict[str, reads.Change]:
+        asked.append(list(pseudonyms))
+        return {name: found for name, found in numbers(connection, pseudonyms).items() if pseudonyms}
+
+    numbers = reads.change_numbers
+    monkeypatch.setattr(reads, "change_numbers", change_numbers)
+    histories = UserHistories(lambda: anywhere, HistoryRules())
+    anywhere.record([event(item="i1"), event(BOB, item="i2")])
+    first = histories.read([ANN, BOB])
+    anywhere.record([event(BOB, item="i3"), event(BOB, item="i4"), event(OTHERS[0], item="i1")])
+    assert histories.read([ANN, BOB])[ANN] is first[ANN]
+    anywhere.record([event(OTHERS[0], item="i5")])
+    anywhere.record([event(OTHERS[1], item="i5")])
+    # Of several commits one may have removed something of anybody.
+    assert histories.read([ANN])[ANN] is first[ANN]
+    anywhere.record([event(OTHERS[0], item="i6")])
+    histories.read([ANN])
+    assert asked == [[ANN, BOB], [BOB], [ANN], []]
+
+
+def records(users: Sequence[str]) -> st.SearchStrategy[Change]:
+    """Records some interactions, some of them so old that they may expire at once."""
+    drawn = st.tuples(st.sampled_from(users), st.integers(0, 6), st.integers(0, 40))
+    return st.lists(drawn, min_size=1, max_size=4).map(
+        lambda rows: lambda store: store.record(
+            [event(user, item=f"i{item}", timestamp=NOW - age * DAY_S) for user, item, age in rows]
+        )
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_what_is_cached_is_what_is_read_anew_whatever_was_committed(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    users = OTHERS[:4]
+    steps = st.one_of(
+        records(users),
+        st.sampled_from(users).map(lambda user: lambda store: store.erase(user)),
+        st.integers(0, 20).map(lambda days: lambda store: store.expire(NOW + days * DAY_S)),
+    )
+    limits = InteractionLimits(per_user=3, slack=1, seen_per_user=4, max_age_s=30 * DAY_S, seen_max_age_s=35 * DAY_S)
+    place, rules = tmp_path_factory.mktemp("store") / "store.db", HistoryRules()
+    with InteractionStore(place, limits, create=True, clock=lambda: NOW) as store:
+        histories = UserHistories(lambda: store, rules)
+        for changes in data.draw(st.lists(st.lists(steps, max_size=3), max_size=6)):
+            for change in changes:
+                change(store)
+            asked = data.draw(st.lists(st.sampled_from(users), unique=True))
+            new = UserHistories(lambda: store, rules).read(asked)
+            for user, history in histories.read(asked).items():
+                assert (history.subjects, history.seen) == (new[user].subjects, new[user].seen)
+                assert history.time_us.tolist() == new[user].time_us.tolist()
 
 
 def test_of_the_pasts_those_least_recently_asked_for_go_first(store: InteractionStore) -> None:
