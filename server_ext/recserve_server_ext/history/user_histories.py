@@ -43,8 +43,8 @@ class UserHistories:
     """Reads the histories of a batch of users, with one query for what they did and saw.
 
     Histories are cached, and valid as long as the store's change number of the user is the same. So a read always
-    includes what was acknowledged before it. The cache is emptied when any user is erased. Where a single commit that
-    recorded interactions came since the last look, only their users are read again; else all change numbers are compared.
+    includes what was acknowledged before it. The cache is emptied when any user is erased. Where one commit that
+    recorded interactions came since the last look, only their users are read again. Else change numbers are compared.
 
     Attributes:
         open_store: Opens the interaction store.

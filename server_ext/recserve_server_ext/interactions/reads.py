@@ -252,7 +252,8 @@ def _columns(
             own = np.array(_MEASURED.decode(packed), np.float64)[:, ::-1]
             start, end = offsets[measured[number] : measured[number] + 2]
             measures[:, start:end] = own[:, : end - start]
-    return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
+    texts_of = _texts(connection, texts)
+    return columns_of(offsets, times, types, items, texts_of, measures, across_users=False), pasts
 
 
 def listed(numbers: Iterable[int]) -> dict[str, str]:
