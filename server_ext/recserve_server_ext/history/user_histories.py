@@ -12,11 +12,12 @@ from cachetools import LRUCache
 
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.recorded_history import EMPTY_HISTORY, RecordedHistory, recorded_histories
+from recserve_server_ext.interactions import changes as store_changes
 from recserve_server_ext.interactions import reads as interaction_reads
+from recserve_server_ext.interactions.changes import Change
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.keys import UserKeys
-from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.writes import KINDS
 
@@ -82,9 +83,10 @@ class UserHistories:
             InteractionError: The store cannot be read.
         """
         store = self.open_store()
-        histories = self._cached(pseudonyms) if store.mark() == self._revision else {}
+        is_new = store.mark() != self._revision
+        histories = {} if is_new else self._cached(pseudonyms)
         missing = [user for user in pseudonyms if user not in histories]
-        return histories | self._read(store, missing) if missing else histories
+        return histories | self._read(store, missing, is_new=is_new) if missing else histories
 
     def repeatable(self, allowed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
         """Items that each user may be recommended again; see the function `repeatable`.
@@ -141,12 +143,13 @@ class UserHistories:
         found = ((user, self._cache.get(user)) for user in pseudonyms)
         return {user: of.history for user, of in found if of is not None and of.revision >= self._unchanged_since}
 
-    def _read(self, store: InteractionStore, pseudonyms: list[str]) -> dict[str, RecordedHistory]:
+    def _read(self, store: InteractionStore, pseudonyms: list[str], *, is_new: bool) -> dict[str, RecordedHistory]:
         with store.database.reading() as connection:
             store.check(connection)
-            self._follow(connection)
+            if is_new:
+                self._follow(connection)
             histories = self._cached(pseudonyms)
-            changes = interaction_reads.change_numbers(connection, [of for of in pseudonyms if of not in histories])
+            changes = store_changes.change_numbers(connection, [of for of in pseudonyms if of not in histories])
             for user, change in changes.items():
                 if (cached := self._cache.get(user)) and cached.change == change:
                     cached.revision, histories[user] = self._revision, cached.history
@@ -167,20 +170,19 @@ class UserHistories:
 
     def _follow(self, connection: sa.Connection) -> None:
         """Drop from the cache what the commits since the last look made invalid, as this transaction sees them."""
-        revision = interaction_reads.revision(connection)
-        if revision == self._revision:
-            return
-        erasures = interaction_reads.erasures(connection)
+        revision = store_changes.revision(connection)
+        erasures = store_changes.erasures(connection)
         if erasures != self.erasures:
             self._cache, self.erasures = self._empty_cache(), erasures
-        recorded = interaction_reads.recorded_since(connection, self._last, _FEW)
-        if revision == self._revision + 1 and 0 < len(recorded) < _FEW:
-            # A commit that recorded interactions changed nothing else: nothing of other users can have expired.
+        is_one_commit = revision == self._revision + 1
+        recorded = store_changes.recorded_since(connection, self._last, _FEW) if is_one_commit else []
+        if 0 < len(recorded) < _FEW:
+            # A commit that recorded interactions changed nothing else: nothing of other users has expired.
             for _, user in recorded:
                 self._cache.pop(user, None)
             self._last = recorded[-1][0]
         else:
-            self._unchanged_since, self._last = revision, interaction_reads.last_number(connection)
+            self._unchanged_since, self._last = revision, store_changes.last_number(connection)
         self._revision = revision
 
     def _empty_cache(self) -> LRUCache[str, _Cached]:

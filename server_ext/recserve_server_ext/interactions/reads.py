@@ -15,15 +15,13 @@ import sqlalchemy as sa
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
 from recserve_server_ext.interactions.interaction import MEASURES
-from recserve_server_ext.interactions.tables import erased, interactions, seen, state, users
+from recserve_server_ext.interactions.tables import interactions, seen, users
 from recserve_server_ext.storage.database import fetched
 
 _OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
 _PART: Final = 5000
-#: Changes whenever the state that it describes changes.
-Change = tuple[int, int]
 #: Columns of some interactions at a time.
 Parts = Generator[list[list[Any]], None, None]
 _Measure = list[float | None]
@@ -66,10 +64,6 @@ _NO_PAST: Final = _Past()
 _LISTED: Final = {
     "sqlite": sa.text("SELECT value FROM json_each(:numbers)"),
     "postgresql": sa.text("SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:numbers AS json))"),
-}
-_GIVEN: Final = {
-    "sqlite": sa.text("SELECT value FROM json_each(:pseudonyms)"),
-    "postgresql": sa.text("SELECT value FROM json_array_elements_text(CAST(:pseudonyms AS json))"),
 }
 #: Before and after any timestamp.
 _FIRST_US, _LAST_US = (sa.literal(us, sa.BigInteger) for us in (-(2**63), 2**63 - 1))
@@ -168,23 +162,6 @@ def _seen_query(dialect: str) -> sa.Select[Any]:
 def _texts_query(dialect: str) -> sa.Select[Any]:
     """Number and text of interactions."""
     return sa.select(interactions.c.number, interactions.c.text).where(interactions.c.number.in_(_LISTED[dialect]))
-
-
-_CHANGES: Final = {
-    dialect: sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(given))
-    for dialect, given in _GIVEN.items()
-}
-_ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
-_REVISION: Final = sa.select(state.c.revision)
-_LAST_NUMBER: Final = sa.select(sa.func.coalesce(sa.func.max(interactions.c.number), 0))
-#: Not distinct users: SQLite would walk another index for them, from end to end.
-_SINCE: Final = (
-    sa.select(interactions.c.number, users.c.pseudonym)
-    .join_from(interactions, users, users.c.number == interactions.c.user)
-    .where(interactions.c.number > sa.bindparam("last", type_=sa.BigInteger))
-    .order_by(interactions.c.number)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
 
 
 def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
@@ -303,21 +280,6 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
     return found
 
 
-def last_number(connection: sa.Connection) -> int:
-    """Number of the last interaction; 0 without any."""
-    return int(fetched(connection, _LAST_NUMBER)[0][0])
-
-
-def recorded_since(connection: sa.Connection, last: int, most: int) -> list[tuple[int, str]]:
-    """Numbers and pseudonyms of users of the interactions after the last number, at most so many, in their order."""
-    return fetched(connection, _SINCE, {"last": last, "most": most})
-
-
-def revision(connection: sa.Connection) -> int:
-    """Revision of the store, as this transaction sees it."""
-    return int(fetched(connection, _REVISION)[0][0])
-
-
 def item_columns(
     connection: sa.Connection, first: int, last: int, types: Sequence[str], contexts: Sequence[str] = ()
 ) -> Parts:
@@ -373,13 +335,6 @@ def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
-def change_numbers(connection: sa.Connection, pseudonyms: Iterable[str]) -> dict[str, Change]:
-    """The number and the count of changes of each user; unknown users are left out."""
-    asked = msgspec.json.encode(list(pseudonyms)).decode()
-    found = fetched(connection, _CHANGES[connection.dialect.name], {"pseudonyms": asked})
-    return {pseudonym: (number, changes) for pseudonym, number, changes in found}
-
-
 def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     """Pseudonyms of at most so many users with interactions, drawn evenly, in the order of their numbers."""
     active = sa.select(users.c.number).where(sa.exists().where(interactions.c.user == users.c.number))
@@ -390,12 +345,6 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     for start in range(0, len(numbers), _CHUNK):
         chosen = users.c.number.in_(numbers[start : start + _CHUNK].tolist())
         found += connection.execute(sa.select(users.c.pseudonym).where(chosen).order_by(users.c.number)).scalars()
-    return found
-
-
-def erasures(connection: sa.Connection) -> Change:
-    """The number of tombstones and the last end of one, which change whenever a user is erased."""
-    found: Change = fetched(connection, _ERASURES)[0]
     return found
 
 

@@ -16,9 +16,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.changes import change_numbers
 from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.reads import change_numbers
 from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
 from recserve_server_ext.storage.database import executed, fetched, next_revision
 

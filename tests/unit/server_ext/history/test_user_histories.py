@@ -18,7 +18,7 @@ from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.item_ids import RowTable
-from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions import changes as store_changes
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
@@ -65,12 +65,12 @@ def test_after_a_commit_only_the_users_of_its_interactions_are_looked_up(
 ) -> None:
     asked: list[list[str]] = []
 
-    def change_numbers(connection: sa.Connection, pseudonyms: Collection[str]) -> dict[str, reads.Change]:
+    def change_numbers(connection: sa.Connection, pseudonyms: Collection[str]) -> dict[str, store_changes.Change]:
         asked.append(list(pseudonyms))
         return {name: found for name, found in numbers(connection, pseudonyms).items() if pseudonyms}
 
-    numbers = reads.change_numbers
-    monkeypatch.setattr(reads, "change_numbers", change_numbers)
+    numbers = store_changes.change_numbers
+    monkeypatch.setattr(store_changes, "change_numbers", change_numbers)
     histories = UserHistories(lambda: anywhere, HistoryRules())
     anywhere.record([event(item="i1"), event(BOB, item="i2")])
     first = histories.read([ANN, BOB])

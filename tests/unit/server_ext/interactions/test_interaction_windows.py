@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.changes import change_numbers
 from recserve_server_ext.interactions.columns import columns_of
 from recserve_server_ext.interactions.comments import comments_query
-from recserve_server_ext.interactions.reads import change_numbers, listed, pasts, window_query
+from recserve_server_ext.interactions.reads import listed, pasts, window_query
 from recserve_server_ext.interactions.store import InteractionStore
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
