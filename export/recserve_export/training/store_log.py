@@ -13,7 +13,7 @@ from recserve_export.stages import Stage, silent
 from recserve_export.training.ranking.answers import Answers, read_answers
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.common.units import MICROSECONDS
-from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions import changes, reads
 from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
 from recserve_server_ext.interactions.interaction import MEASURES
 from recserve_server_ext.interactions.store import InteractionStore
@@ -62,7 +62,7 @@ def read_log(
     """
     since_us, until_us = (microseconds(since) if since else 0), (microseconds(until) if until else 2**62)
     with store.database.reading() as connection:
-        number, revision = reads.last_number(connection), reads.revision(connection)
+        number, revision = changes.last_number(connection), changes.revision(connection)
         number = number if last is None else min(number, last)
         check_memory(bytes_to_read(number), f"reading {number:,} interactions")
         item_of: dict[str, int] = {}

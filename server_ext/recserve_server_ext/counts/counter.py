@@ -18,8 +18,8 @@ from recserve_server_ext.counts.clicks import read_clicks
 from recserve_server_ext.counts.counts import ClickCounts, Counts, counts_of, no_counts
 from recserve_server_ext.counts.popularity import unchanged_until
 from recserve_server_ext.counts.reader import LogReader
-from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.reads import Change
+from recserve_server_ext.interactions import changes
+from recserve_server_ext.interactions.changes import Change
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: The pause after a count is at least this many times its duration.
@@ -104,7 +104,7 @@ class LogCounter:
         """
         store = self._open()
         with store.database.reading() as connection:
-            state = store.revision, interaction_reads.erasures(connection)
+            state = store.revision, changes.erasures(connection)
         if state != self._replayed_state:
             self._replayed.clear()
             self._replayed_state = state
@@ -146,7 +146,7 @@ class LogCounter:
         # The revision is read before the log: later commits are counted next time.
         revision, now_us = store.revision, round(self._clock() * MICROSECONDS)
         with store.database.reading() as connection:
-            erasures = interaction_reads.erasures(connection)
+            erasures = changes.erasures(connection)
         # Counts that include an erased user must be replaced, wanted or not.
         full = full or (self._full_revision >= 0 and erasures != self._erasures)
         counts, has_new_neighbours = self._counts, full and revision != self._full_revision

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from recserve_server_ext.common.arrays import Ints
 from recserve_server_ext.counts.clicks import MAX_INTERACTIONS
 from recserve_server_ext.counts.counts import LogColumns
+from recserve_server_ext.interactions import changes
 from recserve_server_ext.interactions import reads as interaction_reads
-from recserve_server_ext.interactions.reads import Change
+from recserve_server_ext.interactions.changes import Change
 from recserve_server_ext.interactions.store import InteractionStore
 
 #: Everything is read again after this time, so that interactions removed by retention limits leave the counts.
@@ -69,7 +70,7 @@ class LogReader:
             return LogColumns(rows[_USER], rows[_ITEM], rows[_TIME], list(self._codes), context)
 
     def forget_erased(self, erasures: Change) -> None:
-        """Forget all interactions if a user was erased since they were read; see `reads.erasures`."""
+        """Forget all interactions if a user was erased since they were read; see `changes.erasures`."""
         # Does not wait for a read in progress, which may take long: the next call comes soon.
         if self._lock.acquire(blocking=False):
             try:
@@ -78,8 +79,8 @@ class LogReader:
                 self._lock.release()
 
     def _update(self, connection: sa.Connection) -> None:
-        self._drop_erased(interaction_reads.erasures(connection))
-        last = interaction_reads.last_number(connection)
+        self._drop_erased(changes.erasures(connection))
+        last = changes.last_number(connection)
         if last < self._last or self._clock() >= self._reread_at:
             self._forget()
         first = max(last - MAX_INTERACTIONS, 0)

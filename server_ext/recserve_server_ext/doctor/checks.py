@@ -227,7 +227,7 @@ def _log(workspace: Workspace, settings: ServeSettings) -> Outcome:
 
 def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
     """Whether the strategies for this log were chosen on it, or on a log that was much shorter."""
-    from recserve_server_ext.interactions import reads
+    from recserve_server_ext.interactions import changes
     from recserve_server_ext.interactions.store import InteractionStore
     from recserve_server_ext.strategies.parts.chosen import read_evaluated
 
@@ -236,7 +236,7 @@ def _evaluation(workspace: Workspace, settings: ServeSettings) -> Outcome:
         return "none: there is no interaction log", ""
     evaluated = read_evaluated(workspace.evaluation)
     with InteractionStore(place) as store, store.database.reading() as connection:
-        count = reads.last_number(connection)
+        count = changes.last_number(connection)
     if evaluated is None:
         return f"none, {count:,} interactions", "" if count < _LEAST_INTERACTIONS else _EVALUATE
     found = f"of {evaluated:,} interactions, {count:,} now"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from recserve_server_ext.history.recorded_history import EMPTY_HISTORY, RecordedHistory, recorded_histories
 from recserve_server_ext.history.user_histories import WINDOW, UserHistories
-from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions import changes, reads
 from recserve_server_ext.interactions.comments import with_comments
 
 
@@ -37,7 +37,7 @@ def histories_before(histories: UserHistories, pseudonyms: Sequence[str], before
     store = histories.open_store()
     with store.database.reading() as connection:
         store.check(connection)
-        number_of = {user: number for user, (number, _) in reads.change_numbers(connection, pseudonyms).items()}
+        number_of = {user: number for user, (number, _) in changes.change_numbers(connection, pseudonyms).items()}
         numbers = list(number_of.values())
         columns = reads.window_before(connection, numbers, WINDOW, before_us)
         if histories.reads_comments:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import sqlalchemy as sa
 from cachetools import LRUCache
 
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.recorded_history import EMPTY_HISTORY, RecordedHistory, recorded_histories
+from recserve_server_ext.interactions import changes as store_changes
 from recserve_server_ext.interactions import reads as interaction_reads
+from recserve_server_ext.interactions.changes import Change
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.keys import UserKeys
-from recserve_server_ext.interactions.reads import Change
 from recserve_server_ext.interactions.store import InteractionStore
 from recserve_server_ext.interactions.writes import KINDS
 
@@ -23,15 +25,17 @@ from recserve_server_ext.interactions.writes import KINDS
 WINDOW: Final = 500
 #: Cached behaviours and seen items of all users together.
 MAX_CACHED: Final = 1_000_000
+#: Most interactions of a commit whose users are dropped from the cache one by one.
+_FEW: Final = 1000
 #: Seen items of a user and their kinds: two lists of equal length.
 SeenItems = tuple[list[str], list[str]]
 
 
 @dataclass(slots=True, eq=False)
 class _Cached:
-    """A cached history, valid while the user's change number is the same; it was so at the store's mark."""
+    """A cached history, valid while the user's change number is the same; it was so at this revision of the store."""
 
-    mark: int
+    revision: int
     change: Change
     history: RecordedHistory
 
@@ -40,7 +44,8 @@ class UserHistories:
     """Reads the histories of a batch of users, with one query for what they did and saw.
 
     Histories are cached, and valid as long as the store's change number of the user is the same. So a read always
-    includes what was acknowledged before it. The cache is emptied when any user is erased.
+    includes what was acknowledged before it. The cache is emptied when any user is erased. Where one commit that
+    recorded interactions came since the last look, only their users are read again. Else change numbers are compared.
 
     Attributes:
         open_store: Opens the interaction store.
@@ -64,7 +69,10 @@ class UserHistories:
         self._max_cached = max_cached
         self._reads_comments = False
         self._cache = self._empty_cache()
-        self._mark: int | None = None
+        #: The last look: revision of the store, and number of its last interaction. Nobody in the cache changed from
+        #: the revision `_unchanged_since` to that.
+        self._revision = self._unchanged_since = -1
+        self._last = 0
         self.erasures: Change = (0, 0)
         self.version = rules.version
 
@@ -75,15 +83,10 @@ class UserHistories:
             InteractionError: The store cannot be read.
         """
         store = self.open_store()
-        # The mark is read first: later commits are looked for again next time.
-        mark = store.mark()
-        histories = {
-            user: cached.history for user in pseudonyms if (cached := self._cache.get(user)) and cached.mark == mark
-        }
+        is_new = store.mark() != self._revision
+        histories = {} if is_new else self._cached(pseudonyms)
         missing = [user for user in pseudonyms if user not in histories]
-        if missing:
-            histories |= self._read(store, missing, mark)
-        return histories
+        return histories | self._read(store, missing, is_new=is_new) if missing else histories
 
     def repeatable(self, allowed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
         """Items that each user may be recommended again; see the function `repeatable`.
@@ -131,22 +134,27 @@ class UserHistories:
             InteractionError: The store cannot be read.
         """
         store = self.open_store()
-        if store.mark() != self._mark:
+        if store.mark() != self._revision:
             with store.database.reading() as connection:
-                self._drop_erased(interaction_reads.erasures(connection))
+                self._follow(connection)
 
-    def _read(self, store: InteractionStore, pseudonyms: list[str], mark: int) -> dict[str, RecordedHistory]:
+    def _cached(self, pseudonyms: Sequence[str]) -> dict[str, RecordedHistory]:
+        """The histories that are cached and known to be valid at the last look."""
+        found = ((user, self._cache.get(user)) for user in pseudonyms)
+        return {user: of.history for user, of in found if of is not None and of.revision >= self._unchanged_since}
+
+    def _read(self, store: InteractionStore, pseudonyms: list[str], *, is_new: bool) -> dict[str, RecordedHistory]:
         with store.database.reading() as connection:
             store.check(connection)
-            if mark != self._mark:
-                self._drop_erased(interaction_reads.erasures(connection))
-            changes = interaction_reads.change_numbers(connection, pseudonyms)
-            histories = {user: EMPTY_HISTORY for user in pseudonyms if user not in changes}
+            if is_new:
+                self._follow(connection)
+            histories = self._cached(pseudonyms)
+            changes = store_changes.change_numbers(connection, [of for of in pseudonyms if of not in histories])
             for user, change in changes.items():
                 if (cached := self._cache.get(user)) and cached.change == change:
-                    cached.mark, histories[user] = mark, cached.history
-            self._mark = mark
-            stale = [user for user in pseudonyms if user not in histories]
+                    cached.revision, histories[user] = self._revision, cached.history
+            stale = [user for user in pseudonyms if user in changes and user not in histories]
+            histories = dict.fromkeys(pseudonyms, EMPTY_HISTORY) | histories
             if not stale:
                 return histories
             numbers = [changes[user][0] for user in stale]
@@ -157,13 +165,25 @@ class UserHistories:
             histories[user] = history
             self._cache.pop(user, None)
             if history.size <= self._max_cached:
-                self._cache[user] = _Cached(mark, changes[user], history)
+                self._cache[user] = _Cached(self._revision, changes[user], history)
         return histories
 
-    def _drop_erased(self, erasures: Change) -> None:
+    def _follow(self, connection: sa.Connection) -> None:
+        """Drop from the cache what the commits since the last look made invalid, as this transaction sees them."""
+        revision = store_changes.revision(connection)
+        erasures = store_changes.erasures(connection)
         if erasures != self.erasures:
-            self._cache = self._empty_cache()
-            self.erasures = erasures
+            self._cache, self.erasures = self._empty_cache(), erasures
+        is_one_commit = revision == self._revision + 1
+        recorded = store_changes.recorded_since(connection, self._last, _FEW) if is_one_commit else []
+        if 0 < len(recorded) < _FEW:
+            # A commit that recorded interactions changed nothing else: nothing of other users has expired.
+            for _, user in recorded:
+                self._cache.pop(user, None)
+            self._last = recorded[-1][0]
+        else:
+            self._unchanged_since, self._last = revision, store_changes.last_number(connection)
+        self._revision = revision
 
     def _empty_cache(self) -> LRUCache[str, _Cached]:
         return LRUCache(self._max_cached, lambda cached: max(cached.history.size, 1))

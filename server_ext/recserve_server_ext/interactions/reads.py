@@ -15,15 +15,13 @@ import sqlalchemy as sa
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.interactions.columns import InteractionColumns, InteractionRow, columns_of, interaction_columns
 from recserve_server_ext.interactions.interaction import MEASURES
-from recserve_server_ext.interactions.tables import erased, interactions, seen, state, users
+from recserve_server_ext.interactions.tables import interactions, seen, users
 from recserve_server_ext.storage.database import fetched
 
 _OF_HISTORY: Final = tuple(interactions.c[name] for name in InteractionRow._fields)
 _CHUNK: Final = 1000
 #: Interactions of one part of `item_columns`.
 _PART: Final = 5000
-#: Changes whenever the state that it describes changes.
-Change = tuple[int, int]
 #: Columns of some interactions at a time.
 Parts = Generator[list[list[Any]], None, None]
 _Measure = list[float | None]
@@ -66,10 +64,6 @@ _NO_PAST: Final = _Past()
 _LISTED: Final = {
     "sqlite": sa.text("SELECT value FROM json_each(:numbers)"),
     "postgresql": sa.text("SELECT CAST(value AS bigint) FROM json_array_elements_text(CAST(:numbers AS json))"),
-}
-_GIVEN: Final = {
-    "sqlite": sa.text("SELECT value FROM json_each(:pseudonyms)"),
-    "postgresql": sa.text("SELECT value FROM json_array_elements_text(CAST(:pseudonyms AS json))"),
 }
 #: Before and after any timestamp.
 _FIRST_US, _LAST_US = (sa.literal(us, sa.BigInteger) for us in (-(2**63), 2**63 - 1))
@@ -170,13 +164,6 @@ def _texts_query(dialect: str) -> sa.Select[Any]:
     return sa.select(interactions.c.number, interactions.c.text).where(interactions.c.number.in_(_LISTED[dialect]))
 
 
-_CHANGES: Final = {
-    dialect: sa.select(users.c.pseudonym, users.c.number, users.c.changes).where(users.c.pseudonym.in_(given))
-    for dialect, given in _GIVEN.items()
-}
-_ERASURES: Final = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(erased.c.until_us), 0)).select_from(erased)
-
-
 def window(connection: sa.Connection, numbers: Sequence[int | None], limit: int) -> InteractionColumns:
     """The newest interactions of each user, newest first; users by number in the order given, `None` for unknown."""
     return _columns(connection, numbers, limit, with_seen=False)[0]
@@ -242,7 +229,8 @@ def _columns(
             own = np.array(_MEASURED.decode(packed), np.float64)[:, ::-1]
             start, end = offsets[measured[number] : measured[number] + 2]
             measures[:, start:end] = own[:, : end - start]
-    return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
+    texts_of = _texts(connection, texts)
+    return columns_of(offsets, times, types, items, texts_of, measures, across_users=False), pasts
 
 
 def listed(numbers: Iterable[int]) -> dict[str, str]:
@@ -290,16 +278,6 @@ def seen_pairs(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, t
         of_user[0].extend(items)
         of_user[1].extend([kind] * len(items))
     return found
-
-
-def last_number(connection: sa.Connection) -> int:
-    """Number of the last interaction; 0 without any."""
-    return connection.execute(sa.select(sa.func.max(interactions.c.number))).scalar_one() or 0
-
-
-def revision(connection: sa.Connection) -> int:
-    """Revision of the store, as this transaction sees it."""
-    return int(connection.execute(sa.select(state.c.revision)).scalar_one())
 
 
 def item_columns(
@@ -357,13 +335,6 @@ def in_columns(dialect: str, rows: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(sa.cast(pack(*(gathered(dialect, column) for column in rows.subquery("found").c)), sa.Text))
 
 
-def change_numbers(connection: sa.Connection, pseudonyms: Iterable[str]) -> dict[str, Change]:
-    """The number and the count of changes of each user; unknown users are left out."""
-    asked = msgspec.json.encode(list(pseudonyms)).decode()
-    found = fetched(connection, _CHANGES[connection.dialect.name], {"pseudonyms": asked})
-    return {pseudonym: (number, changes) for pseudonym, number, changes in found}
-
-
 def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     """Pseudonyms of at most so many users with interactions, drawn evenly, in the order of their numbers."""
     active = sa.select(users.c.number).where(sa.exists().where(interactions.c.user == users.c.number))
@@ -374,12 +345,6 @@ def sample_users(connection: sa.Connection, most: int, seed: int) -> list[str]:
     for start in range(0, len(numbers), _CHUNK):
         chosen = users.c.number.in_(numbers[start : start + _CHUNK].tolist())
         found += connection.execute(sa.select(users.c.pseudonym).where(chosen).order_by(users.c.number)).scalars()
-    return found
-
-
-def erasures(connection: sa.Connection) -> Change:
-    """The number of tombstones and the last end of one, which change whenever a user is erased."""
-    found: Change = fetched(connection, _ERASURES)[0]
     return found
 
 

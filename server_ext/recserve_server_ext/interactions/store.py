@@ -16,7 +16,7 @@ from recserve_server_ext.common.errors import InteractionError
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.common.workspace import store_place
 from recserve_server_ext.config.interactions import InteractionLimits
-from recserve_server_ext.interactions import reads, writes
+from recserve_server_ext.interactions import changes, reads, writes
 from recserve_server_ext.interactions.columns import InteractionColumns
 from recserve_server_ext.interactions.comments import with_comments
 from recserve_server_ext.interactions.erasure import Erased, Mark, erase, erasures_seen
@@ -191,7 +191,7 @@ class InteractionStore(Store):
             raise InteractionError(f"the limit of a window is {limit}; it must be at least 1")
         with self.database.reading() as connection:
             self.check(connection)
-            known = reads.change_numbers(connection, _several(pseudonyms))
+            known = changes.change_numbers(connection, _several(pseudonyms))
             numbers = [known[user][0] if user in known else None for user in pseudonyms]
             found = reads.window(connection, numbers, limit)
             return with_comments(connection, numbers, found, limit) if has_comments else found

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from recserve_server_ext.common.units import MICROSECONDS
 from recserve_server_ext.config.interactions import InteractionLimits
+from recserve_server_ext.interactions.changes import change_numbers
 from recserve_server_ext.interactions.erasure import Mark, erased_among
 from recserve_server_ext.interactions.interaction import Recorded, Refused
-from recserve_server_ext.interactions.reads import change_numbers
 from recserve_server_ext.interactions.tables import answers, interactions, seen, state, users
 from recserve_server_ext.storage.database import executed, fetched, next_revision
 
@@ -274,7 +274,8 @@ def drop_empty(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None
 def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: InteractionLimits) -> dict[str, int]:
     """The numbers of users; new users get one."""
     found = change_numbers(connection, pseudonyms)
-    new = [(of, _first_change(limits.slack)) for of in pseudonyms if of not in found]
+    first = _first_change(limits.slack)
+    new = [(of, first) for of in pseudonyms if of not in found]
     if new:
         mark = "?" if connection.dialect.name == "sqlite" else "%s"
         connection.exec_driver_sql(f"INSERT INTO {users.name} (pseudonym, changes) VALUES ({mark}, {mark})", new)
@@ -285,9 +286,8 @@ def numbers_of(connection: sa.Connection, pseudonyms: Collection[str], limits: I
 def _insert(connection: sa.Connection, rows: Sequence[Row], limits: InteractionLimits) -> None:
     counts = Counter(row.user for row in rows)
     slack = limits.slack
-    added = [
-        {"pseudonym": user, "changes": _first_change(slack) + count, "added": count} for user, count in counts.items()
-    ]
+    first = _first_change(slack)
+    added = [{"pseudonym": user, "changes": first + count, "added": count} for user, count in counts.items()]
     executed(connection, _upsert_users(connection.dialect.name), added)
     found = change_numbers(connection, counts)
     number_of = {pseudonym: number for pseudonym, (number, _) in found.items()}

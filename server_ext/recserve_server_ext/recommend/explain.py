@@ -44,12 +44,22 @@ def build_slates(jobs: Sequence[Job], search_ns: int) -> list[Slate]:
     start_ns = time.monotonic_ns()
     explained = _rounded(_explained(jobs))
     items = [_slate_items(job, explanation) for job, explanation in zip(jobs, explained, strict=True)]
-    random = os.urandom(16 * len(jobs)).hex()
+    ids = recommendation_ids(len(jobs))
     explain_ns = time.monotonic_ns() - start_ns
     return [
-        _slate(random[32 * n : 32 * n + 32], job, job_items, explanation.is_approximate, (search_ns, explain_ns))
-        for n, (job, job_items, explanation) in enumerate(zip(jobs, items, explained, strict=True))
+        _slate(new_id, job, job_items, explanation.is_approximate, (search_ns, explain_ns))
+        for new_id, job, job_items, explanation in zip(ids, jobs, items, explained, strict=True)
     ]
+
+
+def recommendation_ids(count: int) -> list[str]:
+    """New ids of 32 hexadecimal digits: the milliseconds since 1970, then 80 random bits, much as in UUIDv7 (RFC 9562).
+
+    So ids lie in the index of the logged answers in the order of their time. Each random one would change a page of its
+    own there.
+    """
+    moment, random = f"{time.time_ns() // 1_000_000:012x}", os.urandom(10 * count).hex()
+    return [moment + random[start : start + 20] for start in range(0, 20 * count, 20)]
 
 
 def _explained(jobs: Sequence[Job]) -> list[Explanation]:

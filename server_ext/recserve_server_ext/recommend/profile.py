@@ -55,15 +55,18 @@ class ReportedHistory:
 
     def used_behaviours(self, clusters: Ints | None = None) -> list[UsedBehaviour]:
         """The behaviours in the contract's form; with their interest clusters, where the history is split."""
-        subjects, no_names = self.subjects, repeat(None)
+        subjects, weights = self.subjects, self.weights.tolist()
+        is_item_throughout = bool(self.is_item.all())
+        if is_item_throughout and clusters is None:
+            return list(map(UsedBehaviour, weights, self.origins, subjects))
         items: Iterable[str | None] = subjects
-        texts: Iterable[str | None] = no_names
-        if not self.is_item.all():
+        texts: Iterable[str | None] = repeat(None)
+        if not is_item_throughout:
             are_items = self.is_item.tolist()
             items = [name if is_item else None for name, is_item in zip(subjects, are_items, strict=True)]
             texts = [None if is_item else name for name, is_item in zip(subjects, are_items, strict=True)]
         numbers: Iterable[int | UnsetType] = repeat(UNSET) if clusters is None else clusters.tolist()
-        return list(map(UsedBehaviour, self.weights.tolist(), self.origins, items, texts, numbers))
+        return list(map(UsedBehaviour, weights, self.origins, items, texts, numbers))
 
 
 class ResolvedProfile(msgspec.Struct, frozen=True, eq=False):

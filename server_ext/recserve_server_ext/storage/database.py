@@ -82,6 +82,7 @@ class Database:
             self._prepare_file(self.path, create=create)
         self._watch: PoolProxiedConnection | None = None
         self._marked = (-1, 0)
+        self._ask_revision = str(_revision(schema.state))
         self._lock = zlib.crc32(schema.name.encode())
         self._engine = _engine(where, overwrites=schema.overwrites)
         try:
@@ -140,7 +141,7 @@ class Database:
             # First: a commit between the two statements is seen at the next call.
             commits = _value(self._watch, "PRAGMA data_version")
             if commits != self._marked[0]:
-                self._marked = commits, _value(self._watch, str(_revision(self.schema.state)))
+                self._marked = commits, _value(self._watch, self._ask_revision)
         return self._marked[1]
 
     def purge(self) -> bool:

@@ -13,7 +13,7 @@ from recserve_export.training.publish import Range
 from recserve_export.training.store_log import microseconds
 from recserve_server_ext.common.arrays import Mask
 from recserve_server_ext.config.history import HistoryRules
-from recserve_server_ext.interactions import reads
+from recserve_server_ext.interactions import changes
 from recserve_server_ext.interactions.columns import InteractionColumns, columns_by_user
 from recserve_server_ext.interactions.comments import RatedComment, rated_comments
 from recserve_server_ext.interactions.interaction import MEASURES
@@ -69,7 +69,7 @@ def read_comments(
     middle = rules.rating.middle
     rows: list[RatedComment] = []
     with store.database.reading() as connection:
-        number, revision = reads.last_number(connection), reads.revision(connection)
+        number, revision = changes.last_number(connection), changes.revision(connection)
         with stage("read the comments", None) as advance:
             for part in rated_comments(connection, number, since_us, until_us, rules.rating.types):
                 rows += [row for row in part if row.value != middle]

@@ -18,6 +18,7 @@ from recserve_server_ext.counts import reader as log_reader
 from recserve_server_ext.counts.counter import LogCounter
 from recserve_server_ext.counts.counts import LogColumns
 from recserve_server_ext.counts.reader import LogReader
+from recserve_server_ext.interactions import changes
 from recserve_server_ext.interactions import reads as interaction_reads
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
@@ -204,7 +205,7 @@ def test_what_was_read_of_an_erased_user_does_not_wait_for_the_next_count(store:
     reader = LogReader(["view"])
     reader.read(store)
     with store.database.reading() as connection:
-        erasures = interaction_reads.erasures(connection)
+        erasures = changes.erasures(connection)
     reader.forget_erased(erasures)
     assert reader._interactions.size
     reader.forget_erased((erasures[0] + 1, erasures[1]))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import sqlalchemy as sa
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from recserve_server_ext.common.units import DAY_S
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.history.recorded_history import RecordedHistory, find_rows
 from recserve_server_ext.history.user_histories import UserHistories
 from recserve_server_ext.index.item_ids import RowTable
+from recserve_server_ext.interactions import changes as store_changes
 from recserve_server_ext.interactions.store import InteractionStore
 from support.answers import by_user, log_of
 from support.events import ANN, BOB, NOW, PSEUDONYMS, event
 
+#: Something done to a store.
+Change = Callable[[InteractionStore], object]
 OTHERS = [PSEUDONYMS.of(f"other{n}") for n in range(30)]
 
 
@@ -53,6 +58,75 @@ def test_what_is_cache_of_a_user_is_as_new_as_the_store(anywhere: InteractionSto
         other.erase(BOB)
         histories.forget_erased()
         assert not histories._cache
+
+
+def test_after_a_commit_only_the_users_of_its_interactions_are_looked_up(
+    anywhere: InteractionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def change_numbers(connection: sa.Connection, pseudonyms: Collection[str]) -> dict[str, store_changes.Change]:
+        asked.append(list(pseudonyms))
+        return {name: found for name, found in numbers(connection, pseudonyms).items() if pseudonyms}
+
+    numbers = store_changes.change_numbers
+    monkeypatch.setattr(store_changes, "change_numbers", change_numbers)
+    histories = UserHistories(lambda: anywhere, HistoryRules())
+    anywhere.record([event(item="i1"), event(BOB, item="i2")])
+    first = histories.read([ANN, BOB])
+    anywhere.record([event(BOB, item="i3"), event(BOB, item="i4"), event(OTHERS[0], item="i1")])
+    assert histories.read([ANN, BOB])[ANN] is first[ANN]
+    anywhere.record([event(OTHERS[0], item="i5")])
+    anywhere.record([event(OTHERS[1], item="i5")])
+    # Of several commits one may have removed something of anybody.
+    assert histories.read([ANN])[ANN] is first[ANN]
+    anywhere.record([event(OTHERS[0], item="i6")])
+    histories.read([ANN])
+    assert asked == [[ANN, BOB], [BOB], [ANN], []]
+
+
+def recorded(rows: list[tuple[str, int, int]]) -> Change:
+    """Records likes of items some days ago, by user."""
+    return lambda store: store.record(
+        [event(user, item=f"i{item}", timestamp=NOW - days * DAY_S) for user, item, days in rows]
+    )
+
+
+def expired(days: int) -> Change:
+    """Removes what is past the limits so many days later."""
+    return lambda store: store.expire(NOW + days * DAY_S)
+
+
+def erased(user: str) -> Change:
+    """Erases a user."""
+    return lambda store: store.erase(user)
+
+
+interactions = st.tuples(st.sampled_from(OTHERS[:3]), st.integers(0, 6), st.integers(0, 40))
+changes = st.one_of(
+    st.lists(interactions, min_size=1, max_size=3).map(recorded),
+    st.integers(0, 40).map(expired),
+    st.sampled_from(OTHERS[:3]).map(erased),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(steps=st.lists(st.lists(changes, max_size=3), max_size=6))
+@example(steps=[[recorded([(OTHERS[0], 1, 29), (OTHERS[1], 1, 0)])], [expired(5), recorded([(OTHERS[1], 2, 0)])]])
+def test_what_is_cached_is_what_is_read_anew_whatever_was_committed(
+    steps: list[list[Change]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    limits = InteractionLimits(per_user=3, slack=1, seen_per_user=4, max_age_s=30 * DAY_S, seen_max_age_s=35 * DAY_S)
+    place, rules = tmp_path_factory.mktemp("store") / "store.db", HistoryRules()
+    with InteractionStore(place, limits, create=True, clock=lambda: NOW) as store:
+        histories = UserHistories(lambda: store, rules)
+        for step in steps:
+            for change in step:
+                change(store)
+            new = UserHistories(lambda: store, rules).read(OTHERS[:3])
+            for user, history in histories.read(OTHERS[:3]).items():
+                assert (history.subjects, history.seen) == (new[user].subjects, new[user].seen)
+                assert history.time_us.tolist() == new[user].time_us.tolist()
 
 
 def test_of_the_pasts_those_least_recently_asked_for_go_first(store: InteractionStore) -> None:
