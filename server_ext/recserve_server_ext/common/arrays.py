@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,9 +20,3 @@ Mask = NDArray[np.bool_]
 #: No rows; shared, so never written to.
 NO_ROWS: Rows = np.empty(0, np.int64)
 NO_ROWS.setflags(write=False)
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-
-
-def taken(column: NDArray[_Scalar], places: Ints) -> NDArray[_Scalar]:
-    """The values at distinct ascending places; where these are all, the column itself and no copy."""
-    return column if len(places) == len(column) else column[places]

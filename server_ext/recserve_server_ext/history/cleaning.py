@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from recserve_server_ext.common.arrays import Ints, Mask, taken
+from recserve_server_ext.common.arrays import Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.interactions.columns import InteractionColumns
 
@@ -75,7 +75,7 @@ def of_types(columns: InteractionColumns, names: Iterable[str]) -> Mask:
 
 def _distinct(columns: InteractionColumns, places: Ints) -> Ints:
     """The first of each group of equal interactions."""
-    if is_newest_first(taken(columns.user, places), taken(columns.time_us, places)):
+    if is_newest_first(columns.user[places], columns.time_us[places]):
         return places
     numbers = [columns.value, columns.duration_s, columns.price, columns.quantity]
     keys = [columns.user, columns.time_us, columns.subject, columns.type]
@@ -101,7 +101,7 @@ def _bots(columns: InteractionColumns, places: Ints, most: int, window_s: float)
 
     Equal times do not count as fast: a log of whole days or hours tells nothing of speed.
     """
-    user, time_us = taken(columns.user, places), taken(columns.time_us, places)
+    user, time_us = columns.user[places], columns.time_us[places]
     if np.bincount(user).max(initial=0) <= most:
         return np.empty(0, np.int64)
     order = np.lexsort([time_us, user])

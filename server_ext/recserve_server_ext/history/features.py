@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats, Ints, taken
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.config.history import Fitted, HistoryRules, Method, Statistics
 from recserve_server_ext.history.cleaning import clean, of_types
@@ -50,7 +50,7 @@ def same_subject(columns: InteractionColumns, places: Ints) -> tuple[Ints, int]:
 
 def subject_keys(columns: InteractionColumns, places: Ints) -> Ints:
     """A number for each interaction, equal for those of the same user with the same item or text."""
-    return taken(columns.user, places) * max(len(columns.subjects), 1) + taken(columns.subject, places)
+    return columns.user[places] * max(len(columns.subjects), 1) + columns.subject[places]
 
 
 def fit(columns: InteractionColumns, rules: HistoryRules, name: str, start_us: int, end_us: int) -> HistoryRules:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats, Ints, Mask, taken
+from recserve_server_ext.common.arrays import Floats, Ints, Mask
 from recserve_server_ext.config.history import HistoryRules
 from recserve_server_ext.history.cleaning import of_types
 from recserve_server_ext.history.weights import WeightedInteractions, weigh
@@ -139,14 +139,12 @@ def recorded_histories(
     """
     weighted = weigh(columns, rules)
     weights, newer, undecayed = weighted.weight, weighted.newer.astype(np.float64), undecayed_weights(weighted)
-    codes = taken(columns.subject, weighted.index)
+    codes = columns.subject[weighted.index]
+    subjects = list(map(columns.subjects.__getitem__, codes.tolist()))
     is_item = columns.is_item[codes]
     # Both are rarely so: one check for all users costs less than one for each.
     any_texts, any_too_heavy = not is_item.all(), float(np.abs(weights).max(initial=0.0)) > _MAX_WEIGHT
-    # As many items as interactions are numbered in their order.
-    is_each_once = not any_texts and len(codes) == len(columns.time_us) == len(columns.subjects)
-    subjects = columns.subjects if is_each_once else list(map(columns.subjects.__getitem__, codes.tolist()))
-    times = taken(columns.time_us, weighted.index)
+    times = columns.time_us[weighted.index]
     comments = _unrated_comments(columns, weighted, rules) if columns.comments else _NO_COMMENTS
     histories = []
     of_users = zip(_newest_us(times, weighted.offsets), seen, _left_out(columns, weighted), strict=False)

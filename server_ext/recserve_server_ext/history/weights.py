@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from recserve_server_ext.common.arrays import Floats, Ints, taken
+from recserve_server_ext.common.arrays import Floats, Ints
 from recserve_server_ext.common.errors import ConfigError
 from recserve_server_ext.common.units import ORDINALS_US
 from recserve_server_ext.config.history import FeatureName, HistoryRules
@@ -68,12 +68,11 @@ def weigh(columns: InteractionColumns, rules: HistoryRules) -> WeightedInteracti
     if rules.needs_fit and rules.fitted is None:
         raise ConfigError("these rules standardise features and have no statistics; run: recserve interactions fit")
     kept, counters = clean(columns, rules)
-    user = taken(columns.user, kept)
-    age_s, newer, session = _recency(user, taken(columns.time_us, kept), rules.session_gap_s)
+    user = columns.user[kept]
+    age_s, newer, session = _recency(user, columns.time_us[kept], rules.session_gap_s)
     ones = np.ones(len(kept))  # of what does not count; not multiplied
     factors = dict.fromkeys(FACTORS, ones) | _of_features(columns, kept, rules)
-    base = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)
-    factors["base"] = base[taken(columns.type, kept)]
+    factors["base"] = np.array([rules.base.get(name, 0.0) for name in columns.types], np.float64)[columns.type[kept]]
     half_lives = rules.half_life_s, rules.half_life_interactions, rules.half_life_sessions
     for name, amount, half_life in zip(_DECAYS, (age_s, newer, session), half_lives, strict=True):
         if half_life is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +34,7 @@ class InteractionColumns:
         offsets: [users + 1].
         time_us: [interactions] microseconds since 1970.
         type: [interactions] index into `types`.
-        subject: [interactions] index into `subjects`; equal for the same item or text of a user. For those of several
-            users see `columns_of`.
+        subject: [interactions] index into `subjects`; equal for the same item or text.
         value: [interactions] NaN where there is none.
         duration_s: [interactions] NaN where there is none.
         price: [interactions] NaN where there is none.
@@ -89,8 +88,6 @@ def columns_of(
     items: Sequence[str | None],
     texts: Sequence[str],
     measures: Floats,
-    *,
-    across_users: bool = True,
 ) -> InteractionColumns:
     """Columns of interactions that are given field by field.
 
@@ -101,17 +98,16 @@ def columns_of(
         items: [interactions] item ids; `None` for an interaction about a text.
         texts: The texts of the interactions without an item, in their order.
         measures: [4, interactions] value, duration_s, price and quantity; NaN where there is none.
-        across_users: Whether users with the same item share its subject, which takes twice the time.
     """
     type_codes, type_names = _codes(names)
     text_codes, text_names = _codes(texts)
-    of_items = [item for item in items if item is not None] if texts else items
-    codes, item_names = _codes(of_items) if across_users or texts else _codes_by_user(items, offsets.tolist())
-    subject = codes
     if texts:
         is_text = np.array([item is None for item in items], np.bool_)
+        item_codes, item_names = _codes([item for item in items if item is not None])
         subject = np.empty(len(items), np.int64)
-        subject[~is_text], subject[is_text] = codes, len(item_names) + text_codes
+        subject[~is_text], subject[is_text] = item_codes, len(item_names) + text_codes
+    else:
+        subject, item_names = _codes(items)
     return InteractionColumns(
         offsets,
         np.array(times, np.int64),
@@ -166,18 +162,7 @@ def among(comments: Mapping[int, str], places: Ints) -> dict[int, str]:
 
 def _codes(names: Sequence[Any]) -> tuple[Ints, list[str]]:
     """[names] number of each name, and the names by number, in the order in which they first occur."""
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) == len(names):
-        return np.arange(len(names)), distinct
-    if len(distinct) == 1:
-        return np.zeros(len(names), np.int64), distinct
-    code_of = dict(zip(distinct, range(len(distinct)), strict=True))
-    return np.fromiter(map(code_of.__getitem__, names), np.int64, len(names)), distinct
-
-
-def _codes_by_user(names: Sequence[Any], offsets: Sequence[int]) -> tuple[Ints, list[str]]:
-    """As `_codes`, where a name has another number for each user."""
-    parts = [_codes(names[start:end]) for start, end in pairwise(offsets)]
-    firsts = accumulate((len(distinct) for _, distinct in parts), initial=0)
-    codes = [first + part for first, (part, _) in zip(firsts, parts, strict=False)]
-    return np.concatenate([np.empty(0, np.int64), *codes]), list(chain.from_iterable(own for _, own in parts))
+    code_of: defaultdict[str, int] = defaultdict()
+    # A name that is looked up for the first time gets the next number.
+    code_of.default_factory = code_of.__len__
+    return np.fromiter(map(code_of.__getitem__, names), np.int64, len(names)), list(code_of)

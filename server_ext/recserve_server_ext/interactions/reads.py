@@ -229,8 +229,7 @@ def _columns(
             own = np.array(_MEASURED.decode(packed), np.float64)[:, ::-1]
             start, end = offsets[measured[number] : measured[number] + 2]
             measures[:, start:end] = own[:, : end - start]
-    texts_of = _texts(connection, texts)
-    return columns_of(offsets, times, types, items, texts_of, measures, across_users=False), pasts
+    return columns_of(offsets, times, types, items, _texts(connection, texts), measures), pasts
 
 
 def listed(numbers: Iterable[int]) -> dict[str, str]:

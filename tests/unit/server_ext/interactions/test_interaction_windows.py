@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recserve_server_ext.config.interactions import InteractionLimits
 from recserve_server_ext.interactions.changes import change_numbers
-from recserve_server_ext.interactions.columns import columns_of
 from recserve_server_ext.interactions.comments import comments_query
 from recserve_server_ext.interactions.reads import listed, pasts, window_query
 from recserve_server_ext.interactions.store import InteractionStore
@@ -196,29 +192,3 @@ def explained(connection: sa.Connection, query: sa.Select[Any], parameters: dict
     values, order = compiled.params | parameters, compiled.positiontup
     given = values if order is None else tuple(values[name] for name in order)
     return [" ".join(map(str, row)) for row in connection.exec_driver_sql(f"{explain} {compiled}", given)]
-
-
-names = st.sampled_from(["i1", "i2", "i3", "i4"])
-
-
-@given(users=st.lists(st.lists(st.tuples(names, st.sampled_from(["view", "like"]), st.booleans()), max_size=6)))
-def test_subjects_of_each_user_tell_apart_what_subjects_of_all_do(users: list[list[tuple[str, str, bool]]]) -> None:
-    rows = [row for of_user in users for row in of_user]
-    items = [name if is_item else None for name, _, is_item in rows]
-    texts = [name for name, _, is_item in rows if not is_item]
-    offsets, zeros = np.cumsum([0, *map(len, users)]), np.zeros((4, len(rows)))
-    types = [kind for _, kind, _ in rows]
-    every, each = (
-        columns_of(offsets, [0] * len(rows), types, items, texts, zeros, across_users=across_users)
-        for across_users in (True, False)
-    )
-    for found in (every, each):
-        named = [
-            (found.subjects[code], found.types[kind], bool(found.is_item[code]))
-            for code, kind in zip(found.subject, found.type, strict=True)
-        ]
-        assert named == rows
-    for start, end in pairwise(offsets):
-        own = each.subject[start:end]
-        assert len(np.unique(own)) == len(np.unique(every.subject[start:end]))
-    assert len(np.unique(every.subject)) == len(every.subjects) == len({(name, is_item) for name, _, is_item in rows})
