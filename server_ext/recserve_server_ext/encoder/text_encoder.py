@@ -21,7 +21,7 @@ from recserve_server_ext.encoder.tokenizer import TextTokenizer, TokenTable, mea
 TOKEN_BUDGET = 192
 #: Least tokens to part between threads: with 64 a text costs a quarter more, with 32 two thirds more.
 _LEAST_TOKENS = 96
-#: Tokens that would cost as much as what a run costs however short it is. Measured: docs/decisions/073-the-cheapest-runs.md.
+#: Tokens that would cost as much as what a run costs however short it is: docs/decisions/073-the-cheapest-runs.md.
 _RUN_COST = 24
 
 

@@ -175,8 +175,12 @@ def test_comments_are_found_by_an_index_of_their_own(store: InteractionStore) ->
         number = change_numbers(connection, [ANN])[ANN][0]
         query = comments_query(connection.dialect.name, is_past=False)
         plan = explained(connection, query, {**listed([number]), "most": 500})
+        stored = {"sqlite": "SELECT sql FROM sqlite_master", "postgresql": "SELECT indexdef FROM pg_indexes"}
+        made = [str(row[0]) for row in connection.exec_driver_sql(stored[connection.dialect.name])]
     assert "ix_interactions_comments" in "\n".join(plan)
     assert "TEMP B-TREE" not in "\n".join(plan)
+    (of_comments,) = (line for line in made if "INDEX ix_interactions_comments" in line)
+    assert "WHERE" in of_comments  # nothing of interactions without a comment lies in it
 
 
 def numbers_of(connection: sa.Connection, *users: str) -> list[int]:
