@@ -116,15 +116,16 @@ def test_engines_are_compared_at_equal_recall_in_every_round() -> None:
 
 
 def test_points_of_one_graph_are_searched_with_their_own_width_from_the_first_search_on() -> None:
-    vectors = np.random.default_rng(5).normal(size=(3000, 96)).astype(np.float32)
+    vectors = np.random.default_rng(5).normal(size=(3200, 96)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items, queries = vectors[:3000], vectors[3000:]  # queries that are items are found by any width
     with ExitStack() as stack:
-        built = build(vectors, 30, "", run_of(5), stack)
+        built = build(items, 30, "", run_of(5), stack)
     graph = [one for one in built.candidates if one.engine.name == "hnsw" and one.engine.parameters["M"] == 16]
     narrow, wide = graph[0], graph[-1]
-    first = narrow.search(vectors[:200])
-    assert (wide.search(vectors[:200]) > first).any()
-    np.testing.assert_array_equal(narrow.search(vectors[:200]), first)
+    first = narrow.search(queries)
+    assert (wide.search(queries) > first).any()
+    np.testing.assert_array_equal(narrow.search(queries), first)
 
 
 @pytest.mark.milvus
