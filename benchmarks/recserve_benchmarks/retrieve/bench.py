@@ -56,8 +56,8 @@ def measure(run: Run, milvus: str, keep: Callable[[dict[str, Any]], None]) -> di
             found = curves.measure(built, of_size, users, run)
             chosen = built.chosen.engine.with_parameters(built.chosen.point.parameters)
             del built  # the memory of its graphs
-            about = {"items": size, "chosen": chosen.name}
-            results["sizes"].append({**about, **found, **start.measure(of_size, chosen, run.seed)})
+            started = start.measure(of_size, chosen, run.seed)
+            results["sizes"].append({"items": size, "chosen": chosen.name, **found, **started})
             keep(results)
             if size == real:
                 results |= {**_compared(found["to_hnsw"]), **over_engine.measure(of_size, chosen, run)}
