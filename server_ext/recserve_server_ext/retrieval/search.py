@@ -27,7 +27,7 @@ _MARGIN = 2
 #: And for so many more matching items, as few wanted ones may lie where few match.
 _ROOM = 20
 #: Where that is not enough, a search for so many times as many comes before an exact one of all that match, which reads
-#: their vectors: 10 ms a user for half of 65,000, where this takes less than one.
+#: their vectors: some 10 ms a user for half of 65,000, where this takes 1 to 2.
 _WIDER = 8
 #: Over-fetch for items that are hidden, in standard deviations of how many of n are, where they are spread evenly.
 _DEVIATIONS = 3
@@ -63,8 +63,9 @@ def pool_size(n: int) -> int:
 def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:
     """Rows of the best allowed items of each user by u.v, best first; boosts do not count here.
 
-    A user gets n rows whenever n items are allowed: where too few neighbours are allowed, an exact search follows that
-    is wide enough for all that was dropped. Items that changed after the snapshot are always searched exactly.
+    A user gets n rows whenever n items are allowed: where too few neighbours are allowed, a wider search follows, and
+    an exact one of all that are allowed where that finds too few, too. Items that changed after the snapshot are always
+    searched exactly.
 
     Args:
         space: The space to search.
@@ -82,9 +83,8 @@ def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> 
             found[number] = best
         short = [number for number in numbers if _is_short(space, found[number], specs[number])]
         if short:
-            for number, best in zip(
-                short, _search_wider(space, users[short], width, ef, [specs[n] for n in short]), strict=True
-            ):
+            wider = _search_wider(space, users[short], width, ef, [specs[number] for number in short])
+            for number, best in zip(short, wider, strict=True):
                 found[number] = best
     return found
 
