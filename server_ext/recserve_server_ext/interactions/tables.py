@@ -45,15 +45,6 @@ interactions = sa.Table(
     sa.Index("ix_interactions_comments", "user", "time_us", "number", sqlite_where=_COMMENT),
 )
 
-
-@sa.event.listens_for(interactions, "before_create")
-def _leave_others_out(_: sa.Table, connection: sa.Connection, **_of_event: object) -> None:
-    """Index comments alone in PostgreSQL, too; said with the table it would import that dialect in every process."""
-    if connection.dialect.name == "postgresql":
-        of_comments = next(index for index in interactions.indexes if index.name == "ix_interactions_comments")
-        of_comments.dialect_options["postgresql"]["where"] = _COMMENT
-
-
 #: Every item a user had to do with and the last time of each kind; it outlives the interactions.
 seen = sa.Table(
     "seen_items",

@@ -78,38 +78,38 @@ def search(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> 
         groups[_width(space, spec), _ef(space, spec), id(spec.allowed)].append(number)
     for (width, ef, _), numbers in groups.items():
         queries = users if len(numbers) == len(specs) else users[numbers]
-        of_group = [specs[number] for number in numbers]
-        for number, best in zip(numbers, _search(space, queries, width, ef, of_group), strict=True):
-            found[number] = best
-        short = [number for number in numbers if _is_short(space, found[number], specs[number])]
-        if short:
-            wider = _search_wider(space, users[short], width, ef, [specs[number] for number in short])
-            for number, best in zip(short, wider, strict=True):
-                found[number] = best
+        best = _search(space, queries, width, ef, [specs[number] for number in numbers])
+        for number, rows in zip(numbers, best, strict=True):
+            found[number] = rows
     return found
 
 
 def _search(
     space: SpaceView, queries: Vectors, width: int, ef: int | None, specs: Sequence[CandidateSpec]
 ) -> list[Rows]:
+    """The best allowed rows of users with the same filter: among so many neighbours, among more, or exactly."""
+    found = _search_approximately(space, queries, width, ef, specs)
+    is_wider = not isinstance(space.space.engine, RemoteEngine) and _WIDER * width < len(space.space.vectors)
+    for wider in (_WIDER * width, None) if is_wider else (None,):
+        short = [place for place, spec in enumerate(specs) if _is_short(space, found[place], spec)]
+        if not short:
+            break
+        of_short = [specs[place] for place in short]
+        if wider is None:
+            best = _search_exactly(space, queries[short], of_short)
+        else:
+            best = _search_approximately(space, queries[short], wider, ef, of_short)
+        for place, rows in zip(short, best, strict=True):
+            found[place] = rows
+    return found
+
+
+def _search_approximately(
+    space: SpaceView, queries: Vectors, width: int, ef: int | None, specs: Sequence[CandidateSpec]
+) -> list[Rows]:
     """The best allowed rows among so many neighbours, for users with the same filter."""
     rows, scores = _neighbours(space, queries, width, ef, specs)
     return _best(space, queries, rows, scores, specs)
-
-
-def _search_wider(
-    space: SpaceView, queries: Vectors, width: int, ef: int | None, specs: Sequence[CandidateSpec]
-) -> list[Rows]:
-    """The best allowed rows of users with the same filter who found too few: of more neighbours, else of all."""
-    if isinstance(space.space.engine, RemoteEngine) or _WIDER * width >= len(space.space.vectors):
-        return _search_exactly(space, queries, specs)
-    found = _search(space, queries, _WIDER * width, ef, specs)
-    short = [place for place, spec in enumerate(specs) if _is_short(space, found[place], spec)]
-    if short:
-        exact = _search_exactly(space, queries[short], [specs[place] for place in short])
-        for place, best in zip(short, exact, strict=True):
-            found[place] = best
-    return found
 
 
 def _width(space: SpaceView, spec: CandidateSpec) -> int:
@@ -184,7 +184,7 @@ def _search_among(
         placed = stored.place_of[rows]
         rows = placed[placed >= 0]
     found = search_among(stored.vectors, queries, rows, width + most_banned(banned))
-    return _rows_of(space, *(without_banned(*found, banned, len(stored.vectors), width) if banned else found))
+    return _rows_of(space, *without_banned(*found, banned, len(stored.vectors), width))
 
 
 def _search_exactly(space: SpaceView, users: Vectors, specs: Sequence[CandidateSpec]) -> list[Rows]:

@@ -145,9 +145,9 @@ def _opener(store: str) -> Callable[[], CatalogueStore]:
 
     @cache
     def opened() -> CatalogueStore:
-        from recserve_server_ext.catalogue.store import CatalogueStore
+        from recserve_server_ext.catalogue.store import opener
 
-        return CatalogueStore(store_place(store))
+        return opener(store)()
 
     return opened
 

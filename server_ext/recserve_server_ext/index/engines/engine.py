@@ -121,6 +121,8 @@ def banned_places(rows: Rows, banned: Sequence[Rows], items: int) -> Mask:
 
 def without_banned(rows: Rows, scores: Scores, banned: Sequence[Rows], items: int, k: int) -> tuple[Rows, Scores]:
     """The first k of what was found that are not banned; both [n, k]. Arguments as of `banned_places`."""
+    if not len(banned):
+        return rows[:, :k], scores[:, :k]
     dropped = banned_places(rows, banned, items)
     order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
     is_short = np.take_along_axis(dropped, order, axis=1)

@@ -117,7 +117,7 @@ class HnswEngine(Engine):
         finally:
             self._width.leave()
         rows, scores = labels.view(np.int64), np.subtract(1.0, distances, out=distances)
-        return without_banned(rows, scores, banned, self._items, k) if width > k else (rows, scores)
+        return without_banned(rows, scores, banned, self._items, k)
 
 
 class _Width:
